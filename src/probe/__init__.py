@@ -1,0 +1,69 @@
+"""Open a language model while it plays a persona: residual streams, label logits and the answer, from one pass.
+
+The names below are the public API; they are imported when they are first used, so that ``import probe`` costs nothing
+and a store can be studied without torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Study": "probe.study",
+    "new_study": "probe.study",
+    "run": "probe.stages.api",
+    "metrics": "probe.stages.api",
+    "compare": "probe.stages.api",
+    "shift": "probe.stages.api",
+    "open_store": "probe.store",
+    "Store": "probe.store",
+    "Persona": "probe.values",
+    "Case": "probe.values",
+    "Task": "probe.values",
+    "Option": "probe.values",
+    "Condition": "probe.values",
+    "Site": "probe.values",
+    "Direction": "probe.values",
+    "Estimate": "probe.values",
+    "ProbeError": "probe.values",
+}
+
+if TYPE_CHECKING:
+    from probe.stages.api import compare, metrics, run, shift
+    from probe.store import Store, open_store
+    from probe.study import Study, new_study
+    from probe.values import Case, Condition, Direction, Estimate, Option, Persona, ProbeError, Site, Task
+
+__all__ = [
+    "Case",
+    "Condition",
+    "Direction",
+    "Estimate",
+    "Option",
+    "Persona",
+    "ProbeError",
+    "Site",
+    "Store",
+    "Study",
+    "Task",
+    "__version__",
+    "compare",
+    "metrics",
+    "new_study",
+    "open_store",
+    "run",
+    "shift",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'probe' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

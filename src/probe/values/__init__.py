@@ -1,0 +1,52 @@
+"""Frozen values that every room shares. Knows numpy; knows no tokenizer, model, file or figure."""
+
+from probe.values.canonical import canonical_json, sha256_of
+from probe.values.cases import Case
+from probe.values.cells import Cell, CellRecord, Condition, LabelRead, PlannedRow
+from probe.values.directions import Direction
+from probe.values.errors import (
+    ChangedPrompt,
+    CorruptShard,
+    DiskFull,
+    LabelError,
+    ModelError,
+    ProbeError,
+    RowRefused,
+    StoreBusy,
+    StoreError,
+    StoreMismatch,
+    StudyError,
+)
+from probe.values.estimates import Estimate
+from probe.values.personas import Persona
+from probe.values.sites import POSITIONS, Site
+from probe.values.tasks import Option, Task
+
+__all__ = [
+    "POSITIONS",
+    "Case",
+    "Cell",
+    "CellRecord",
+    "ChangedPrompt",
+    "Condition",
+    "CorruptShard",
+    "Direction",
+    "DiskFull",
+    "Estimate",
+    "LabelError",
+    "LabelRead",
+    "ModelError",
+    "Option",
+    "Persona",
+    "PlannedRow",
+    "ProbeError",
+    "RowRefused",
+    "Site",
+    "StoreBusy",
+    "StoreError",
+    "StoreMismatch",
+    "StudyError",
+    "Task",
+    "canonical_json",
+    "sha256_of",
+]

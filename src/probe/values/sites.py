@@ -1,0 +1,23 @@
+"""Places in the network, as values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+POSITIONS = ("prompt_end", "persona_end", "case_mean", "answer", "response_mean")
+"""Position rules. ``prompt_end``: last prompt token. ``persona_end``: last token of the persona's text. ``case_mean``:
+mean over the tokens wholly inside the case text. ``answer``: the position whose next token holds the letter that the
+parser accepted. ``response_mean``: mean over generated tokens without end tokens."""
+
+
+@dataclass(frozen=True, order=True)
+class Site:
+    """Stream, layer and position rule.
+
+    ``layer`` of stream ``resid`` is a residual *point* 0..L: 0 is the embedding, k the output of block k-1; point L
+    stands before the final norm.
+    """
+
+    layer: int
+    position: str
+    stream: str = "resid"
