@@ -1,0 +1,21 @@
+"""Prompts from cells, and labels from answers. Knows a tokenizer and its chat template; knows no model."""
+
+from probe.prompts.labels import LabelTokens, LetterVocabulary, label_tokens
+from probe.prompts.parser import PARSER_VERSION, Parsed, parse_answer
+from probe.prompts.rendering import BUILDER_VERSION, ChatTemplate, Prompt, PromptBuilder
+from probe.prompts.tokenizers import load_tokenizer, tokenizer_identity
+
+__all__ = [
+    "BUILDER_VERSION",
+    "PARSER_VERSION",
+    "ChatTemplate",
+    "LabelTokens",
+    "LetterVocabulary",
+    "Parsed",
+    "Prompt",
+    "PromptBuilder",
+    "label_tokens",
+    "load_tokenizer",
+    "parse_answer",
+    "tokenizer_identity",
+]
