@@ -1,0 +1,33 @@
+"""Shards one after the other in this process. Knows progress and interruption; knows no model and no store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from tqdm import tqdm
+
+Shard = TypeVar("Shard")
+
+
+def run_local(
+    shards: Sequence[Shard],
+    work: Callable[[Shard, Callable[[int], None]], None],
+    *,
+    total: int,
+    done: int,
+    unit: str = "cell",
+) -> None:
+    """Call ``work(shard, on_rows)`` for each shard in order, under one bar: cells done, cells per second, time left.
+
+    ``work`` must itself make its result durable before it returns: an interrupt between two shards then loses nothing,
+    and one inside a shard loses that shard only. ``done`` rows count as done already.
+    """
+    bar = tqdm(total=total, initial=done, unit=unit, desc="capture", dynamic_ncols=True, smoothing=0.1)
+
+    def advance(rows: int) -> None:
+        bar.update(rows)
+
+    with bar:
+        for shard in shards:
+            work(shard, advance)

@@ -1,0 +1,75 @@
+"""What a model's configuration files say. Knows config.json and generation_config.json; loads no weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from probe.models.sources import ModelSource
+from probe.values import ModelError
+
+_TAKEN = {"eos_token_id", "pad_token_id", "bos_token_id", "use_cache", "transformers_version"}
+_REPORTS = ("output_", "return_", "_")
+_CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """A decoder's sizes and end tokens, as its files state them.
+
+    ``n_layers`` blocks give ``n_layers + 1`` residual points. ``context`` is the longest sequence in tokens, None if
+    unbounded. ``end_ids`` stop a generation. ``ignored`` are settings of the model's own generation configuration that
+    are not applied (a repetition penalty, sampling): they would make the written label differ from the preferred one.
+    """
+
+    n_layers: int
+    d_model: int
+    vocab: int
+    context: int | None
+    end_ids: tuple[int, ...]
+    pad_id: int
+    dtype: str
+    ignored: Mapping[str, Any] = field(default_factory=dict)
+
+
+def read_shape(source: ModelSource) -> ModelShape:
+    """The shape of a model folder, without its weights.
+
+    Raises:
+        ModelError: the configuration is not one that transformers knows.
+    """
+    from transformers import AutoConfig, GenerationConfig
+
+    try:
+        config = AutoConfig.from_pretrained(
+            str(source.folder), trust_remote_code=source.trust_remote_code, local_files_only=True
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"{source.folder}/config.json is not usable: {str(error).strip().splitlines()[0]}") from error
+    try:
+        generation = GenerationConfig.from_pretrained(str(source.folder), local_files_only=True)
+    except OSError:  # a folder need not have one
+        generation = None
+    return shape_of(config, generation)
+
+
+def shape_of(config: Any, generation: Any) -> ModelShape:
+    """The shape that a configuration and a generation configuration (or None) describe."""
+    text = config.get_text_config(decoder=True)
+    own: dict[str, Any] = {} if generation is None else generation.to_diff_dict()
+    ends = own.get("eos_token_id", text.eos_token_id)
+    end_ids = tuple(ends) if isinstance(ends, list | tuple) else ((ends,) if ends is not None else ())
+    pad = own.get("pad_token_id", getattr(text, "pad_token_id", None))
+    limits = [getattr(text, key) for key in _CONTEXT_KEYS if getattr(text, key, None)]
+    dtype = str(getattr(text, "dtype", None) or getattr(config, "dtype", None) or "float32")
+    return ModelShape(
+        n_layers=text.num_hidden_layers,
+        d_model=text.hidden_size,
+        vocab=text.vocab_size,
+        context=min(limits) if limits else None,
+        end_ids=end_ids,
+        pad_id=pad if pad is not None else (end_ids[0] if end_ids else 0),
+        dtype=dtype.removeprefix("torch."),
+        ignored={k: v for k, v in own.items() if k not in _TAKEN and not k.startswith(_REPORTS)},
+    )

@@ -1,0 +1,37 @@
+"""From a model folder to a checked backend. Knows the backends by name; this is where one is chosen."""
+
+from __future__ import annotations
+
+import torch
+
+from probe.models.check import check_backend
+from probe.models.hf import HFBackend, resolve_device
+from probe.models.protocol import Backend
+from probe.models.sources import ModelSource
+from probe.values import ModelError
+
+
+def load_backend(source: ModelSource, *, backend: str, dtype: str, device: str, attention: str | None) -> Backend:
+    """Load a model and check that its hooks read what they say.
+
+    Raises:
+        ModelError: an unknown backend, a folder that does not load, or a failed check.
+    """
+    if backend != "hf":
+        raise ModelError(f"backend {backend!r} is not part of this version; it has: hf")
+    loaded = HFBackend.load(source, dtype=dtype, device=device, attention=attention)
+    check_backend(loaded)
+    return loaded
+
+
+def compute_dtype(wanted: str, device: str, checkpoint: str) -> str:
+    """The dtype that a model will compute in: ``auto`` is float32 on the CPU and the checkpoint's on an accelerator."""
+    if wanted != "auto":
+        return wanted
+    return "float32" if resolve_device(device).type == "cpu" else checkpoint
+
+
+def describe_device(device: str) -> str:
+    """The device's name as a report shows it."""
+    where = resolve_device(device)
+    return torch.cuda.get_device_name(where) if where.type == "cuda" else where.type
