@@ -1,0 +1,149 @@
+"""Who a store belongs to. Knows the manifest's fields and which of them are identity; writes nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from probe.values import StoreError, StoreMismatch, canonical_json, sha256_of
+
+SCHEMA = "persona-acts/1"
+DTYPES = ("float32", "bfloat16")
+
+_RECORDED_ONLY = frozenset({"created_by", "study", "parser", "parser_version"})
+"""Kept for the reader; a run that differs here continues the same store (reparsing is allowed)."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What the manifest says of every row: identity, residual points, dtype and options, in the order of the arrays."""
+
+    identity: str
+    layers: tuple[int, ...]
+    dtype: str | None
+    positions: tuple[str, ...]
+    d_model: int | None
+    options: tuple[str, ...]
+
+
+def layout_of(manifest: Mapping[str, Any]) -> Layout:
+    """Read what the store itself needs from a manifest.
+
+    Raises:
+        StoreError: ``capture.layers`` or ``labels.options`` is missing or of the wrong kind.
+    """
+    capture, labels = manifest.get("capture"), manifest.get("labels")
+    layers = capture.get("layers") if isinstance(capture, Mapping) else None
+    options = labels.get("options") if isinstance(labels, Mapping) else None
+    if (
+        not isinstance(layers, list)
+        or not all(type(layer) is int for layer in layers)
+        or len(set(layers)) < len(layers)
+    ):
+        raise StoreError(f"a manifest needs capture.layers, a list of different residual points; found {layers!r}")
+    if not isinstance(options, list) or not all(isinstance(option, str) for option in options) or not options:
+        raise StoreError(f"a manifest needs labels.options, a list of option ids; found {options!r}")
+    assert isinstance(capture, Mapping)
+    dtype = capture.get("dtype")
+    if dtype is not None and dtype not in DTYPES:
+        raise StoreError(f"capture.dtype is one of {', '.join(DTYPES)} (float16 overflows); found {dtype!r}")
+    return Layout(
+        identity=sha256_of(identity_of(manifest)),
+        layers=tuple(layers),
+        dtype=dtype,
+        positions=tuple(capture.get("positions") or ()),
+        d_model=capture.get("d_model"),
+        options=tuple(options),
+    )
+
+
+def identity_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a manifest that no run may change.
+
+    A model is its weights: where their hash is given, its id and revision are only a name (a directory may move).
+    """
+    identity = {key: value for key, value in manifest.items() if key not in _RECORDED_ONLY}
+    model = identity.get("model")
+    if isinstance(model, Mapping) and "weights_sha256" in model:
+        identity["model"] = {key: value for key, value in model.items() if key not in ("id", "revision")}
+    return identity
+
+
+def normal(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The manifest as it stands on disk: plain JSON values, with the schema first."""
+    try:
+        plain: dict[str, Any] = json.loads(canonical_json({"schema": SCHEMA} | dict(manifest)).encode())
+    except (TypeError, ValueError) as error:
+        raise StoreError(f"a manifest holds only plain JSON values: {error}") from error
+    return {key: plain[key] for key in ("schema", *manifest) if key in plain}
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The manifest of the store at ``path``.
+
+    Raises:
+        StoreError: there is none, it cannot be read, or its schema is newer than this tool.
+    """
+    file = path / "manifest.json"
+    try:
+        manifest = json.loads(file.read_bytes())
+    except FileNotFoundError:
+        raise StoreError(f"a store has a manifest.json, and {path} has none; check the path") from None
+    except OSError as error:
+        raise StoreError(f"{file} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise StoreError(f"{file} is damaged ({error}); restore it from a copy") from error
+    schema = manifest.get("schema") if isinstance(manifest, dict) else None
+    if schema != SCHEMA:
+        name, _, major = str(schema).partition("/")
+        if name == SCHEMA.partition("/")[0] and major.isdecimal():
+            raise StoreError(f"schema {schema} of {path} is newer than this tool ({SCHEMA}); upgrade persona-probe")
+        raise StoreError(f"{file} is no manifest of this tool: its schema is {schema!r}, not {SCHEMA!r}")
+    assert isinstance(manifest, dict)
+    return manifest
+
+
+def check_same(path: Path, stored: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    """Refuse a run under another identity than the store's.
+
+    Raises:
+        StoreMismatch: names the first field that differs, both values and the remedy.
+    """
+    there, here = identity_of(stored), identity_of(asked)
+    for field, old, new in _differences(there, here, ""):
+        was, now = (f" ({name})" if (name := _model(m)) and field.startswith("model") else "" for m in (stored, asked))
+        raise StoreMismatch(
+            f"store {path} was captured with {field} {_short(old)}{was}; this run has {_short(new)}{now}. "
+            f"Use --store NEW_DIR, or the original {field.split('.')[0].removesuffix('_sha256')}."
+        )
+
+
+_ABSENT = object()
+
+
+def _differences(there: Any, here: Any, field: str) -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(there, Mapping) and isinstance(here, Mapping):
+        for key in [*there, *(key for key in here if key not in there)]:
+            dotted = f"{field}.{key}" if field else key
+            yield from _differences(there.get(key, _ABSENT), here.get(key, _ABSENT), dotted)
+    elif there is _ABSENT or here is _ABSENT or canonical_json(there) != canonical_json(here):
+        yield field, there, here
+
+
+def _short(value: Any) -> str:
+    if value is _ABSENT:
+        return "nothing"
+    text = value if isinstance(value, str) and value else canonical_json(value)
+    if len(text) >= 32 and not set(text) - set("0123456789abcdef"):
+        return f"{text[:12]}.."
+    return text if len(text) <= 100 else f"{text[:97]}..."
+
+
+def _model(manifest: Mapping[str, Any]) -> str:
+    model = manifest.get("model")
+    if not isinstance(model, Mapping) or not model.get("id"):
+        return ""
+    return f"{model['id']}@{model['revision']}" if model.get("revision") else str(model["id"])

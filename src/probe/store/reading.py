@@ -1,0 +1,83 @@
+"""Whole records back from shards. Knows every tensor of a row; knows nothing of selections."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from probe.store.packing import RAGGED, read_at, resid_name
+from probe.store.plans import cell_of
+from probe.store.shards import Shard
+from probe.store.tables import Row, by_shard
+from probe.values import CellRecord
+
+_PER_ROW = ("positions", "label_logp", "label_mass", "entropy", "topk_ids", "topk_logp")
+
+
+def read_records(rows: Sequence[Row]) -> Iterator[CellRecord]:
+    """Every row as it was committed (label reads in fp32), shard by shard; one shard is in memory at a time."""
+    for shard, _, places in by_shard(rows):
+        positions, sites = shard.listed("positions"), shard.listed("label_sites")
+        arrays = {name: shard.take(name, places) for name in _PER_ROW if shard.has(name)}
+        resid = {name: _resid(shard, name, places) for name in positions}
+        ragged = zip(*(shard.ragged(name, places) for name in RAGGED), strict=True)
+        for k, (place, runs) in enumerate(zip(places.tolist(), ragged, strict=True)):
+            reads = {site: read_at(arrays, k, at) for at, site in enumerate(sites)}
+            yield _record(
+                shard.rows[place],
+                runs,
+                positions={name: int(arrays["positions"][k, at]) for at, name in enumerate(positions)},
+                resid={name: found[k] for name, found in resid.items() if k in found},
+                labels={site: read for site, read in reads.items() if read is not None},
+            )
+
+
+def texts_of(rows: Sequence[Row]) -> list[str]:
+    """The generated text of each row, in the order given."""
+    texts = [""] * len(rows)
+    for shard, slots, places in by_shard(rows):
+        for slot, run in zip(slots.tolist(), shard.ragged("gen_text", places), strict=True):
+            texts[slot] = _text(run)
+    return texts
+
+
+def _resid(shard: Shard, position: str, places: np.ndarray) -> dict[int, np.ndarray]:
+    """``[layer, d_model]`` by the index in ``places`` of the rows that have the position."""
+    entries = shard.entries(position)[places]
+    present = np.flatnonzero(entries >= 0)
+    if not present.size:
+        return {}
+    names = [resid_name(position, layer) for layer in shard.listed("layers")]
+    stacked = np.stack([shard.take(name, entries[present]) for name in names], axis=1)
+    return dict(zip(present.tolist(), stacked, strict=True))
+
+
+def _record(
+    entry: Mapping[str, Any], runs: Sequence[np.ndarray], *, positions: Any, resid: Any, labels: Any
+) -> CellRecord:
+    span = entry.get("span")
+    tokens, answer, text = runs
+    return CellRecord(
+        cell=cell_of(entry),
+        prompt_sha=entry["prompt_sha"],
+        tokens_sha=entry["tokens_sha"],
+        prompt_tokens=tuple(tokens.tolist()),
+        positions=positions,
+        resid=resid,
+        labels=labels,
+        gen_tokens=tuple(answer.tolist()),
+        gen_text=_text(text),
+        status=entry["status"],
+        label=entry["label"],
+        letter=entry["letter"],
+        span=None if span is None else (span[0], span[1]),
+        letter_first=entry["letter_first"],
+        nonfinite=entry["nonfinite"],
+        extra=entry.get("extra", {}),
+    )
+
+
+def _text(run: np.ndarray) -> str:
+    return run.tobytes().decode("utf-8", "surrogatepass")

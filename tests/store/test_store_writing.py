@@ -1,0 +1,197 @@
+"""A row reported as saved is saved: kills, full disks, two writers, a reader beside them."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import resource
+import signal
+import stat
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import store_samples as samples
+from store_processes import end, start_writer
+
+from probe.store import StoreLock, open_store, open_writer
+from probe.values import (
+    DiskFull,
+    StoreBusy,
+    StoreError,
+)
+
+
+def test_a_writer_killed_at_any_moment_and_run_again_ends_with_the_bytes_of_an_undisturbed_one(tmp_path):
+    n_cases, path, moments = 300, tmp_path / "killed", random.Random(1)
+    acknowledged, interrupted = set(), 0
+    for _ in range(8):
+        writer = start_writer(path, n_cases)
+        assert writer.stdout is not None
+        acknowledged |= {writer.stdout.readline().strip() for _ in range(moments.randrange(9))}
+        time.sleep(moments.uniform(0.0, 0.01))
+        writer.kill()
+        acknowledged |= set(writer.communicate()[0].split())
+        interrupted += writer.returncode == -signal.SIGKILL
+        store = open_store(path)
+        assert acknowledged <= {shard.path.stem for shard in store.shards}
+        assert store.verify() == []
+    before = len(open_store(path).shards)
+    for final in (path, tmp_path / "whole"):
+        assert end(start_writer(final, n_cases)) == 0
+    assert interrupted >= 6
+    assert 0 < before < n_cases // 2
+    assert not list((path / "tmp").iterdir())
+    shards = [{file.name: file.read_bytes() for file in (p / "shards").iterdir()} for p in (path, tmp_path / "whole")]
+    assert shards[0] == shards[1]
+    assert len(shards[0]) == n_cases // 2
+    assert open_store(path).coverage().committed == n_cases
+
+
+def test_a_second_writer_is_refused_by_name_and_the_first_is_not_disturbed(tmp_path):
+    first = start_writer(tmp_path / "s", 40, 0.02)
+    with pytest.raises(StoreBusy, match=f"pid {first.pid} on ") as caught:
+        StoreLock.acquire(tmp_path / "s")
+    assert caught.value.exit_status == 5
+    assert end(first) == 0
+    assert open_store(tmp_path / "s").coverage().committed == 40
+    with StoreLock.acquire(tmp_path / "s"):
+        pass
+
+
+def test_a_released_lock_writes_no_more(tmp_path):
+    plan = samples.plan()
+    with StoreLock.acquire(tmp_path / "s") as lock:
+        writer = open_writer(tmp_path / "s", samples.manifest(), lock=lock)
+        writer.add_plan(plan)
+    with pytest.raises(StoreError, match="released"):
+        writer.commit([samples.record(plan.rows[0])])
+    with pytest.raises(StoreError, match="StoreLock"):
+        open_writer(tmp_path / "s", samples.manifest(), lock=lock)
+
+
+def test_a_full_disk_leaves_no_partial_file_and_the_same_commit_succeeds_once_there_is_space(tmp_path, monkeypatch):
+    plan, real = samples.plan(), os.write
+    with StoreLock.acquire(tmp_path / "s") as lock:
+        writer = open_writer(tmp_path / "s", samples.manifest(), lock=lock)
+        writer.add_plan(plan)
+        writer.commit([samples.record(row) for row in plan.rows[:4]])
+        before, written = samples.content(tmp_path / "s"), []
+
+        def full(descriptor: int, part: memoryview) -> int:
+            if len(written) > 3:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            written.append(part)
+            return real(descriptor, part[:1000])  # short writes are legal
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "write", full)
+            with pytest.raises(
+                DiskFull, match=r"needs ~.* free at .*; 4 rows are safe; .* run the same command"
+            ) as caught:
+                writer.commit([samples.record(row) for row in plan.rows[4:8]])
+        assert caught.value.exit_status == 4
+        assert len(written) == 4
+        assert samples.content(tmp_path / "s") == before
+        writer.commit([samples.record(row) for row in plan.rows[4:8]])
+    assert open_store(tmp_path / "s").verify() == []
+    assert len(open_store(tmp_path / "s").table()) == 8
+
+
+def test_a_write_that_the_kernel_cuts_short_is_refused_like_a_full_disk(tmp_path):
+    plan, (soft, hard) = samples.plan(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    with StoreLock.acquire(tmp_path / "s") as lock:
+        writer = open_writer(tmp_path / "s", samples.manifest(), lock=lock)
+        writer.add_plan(plan)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
+        try:
+            with pytest.raises(DiskFull, match="0 rows are safe"):
+                writer.commit([samples.record(row) for row in plan.rows])
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert not [*(tmp_path / "s" / "shards").iterdir(), *(tmp_path / "s" / "tmp").iterdir()]
+
+
+def test_a_commit_is_file_fsync_then_rename_then_directory_fsync(tmp_path, monkeypatch):
+    plan, calls = samples.plan(), []
+    fsync, replace = os.fsync, os.replace
+
+    def traced_fsync(descriptor: int) -> None:
+        status = os.fstat(descriptor)
+        calls.append(("fsync directory" if stat.S_ISDIR(status.st_mode) else "fsync file", status.st_ino))
+        fsync(descriptor)
+
+    def traced_replace(source: Path, target: Path) -> None:
+        calls.append(("rename", source.stat().st_ino))
+        replace(source, target)
+
+    with StoreLock.acquire(tmp_path / "s") as lock:
+        writer = open_writer(tmp_path / "s", samples.manifest(), lock=lock)
+        writer.add_plan(plan)
+        monkeypatch.setattr(os, "fsync", traced_fsync)
+        monkeypatch.setattr(os, "replace", traced_replace)
+        name = writer.commit([samples.record(row) for row in plan.rows])
+    shards = tmp_path / "s" / "shards"
+    file = (shards / f"{name}.safetensors").stat().st_ino
+    assert calls == [("fsync file", file), ("rename", file), ("fsync directory", shards.stat().st_ino)]
+
+
+def test_files_follow_the_umask(tmp_path):
+    old = os.umask(0o027)
+    try:
+        with StoreLock.acquire(tmp_path / "s") as lock:
+            writer = open_writer(tmp_path / "s", samples.manifest(), lock=lock)
+            writer.add_plan(samples.plan())
+            writer.commit([samples.record(samples.plan().rows[0])])
+            writer.start_run({})
+    finally:
+        os.umask(old)
+    modes = {stat.S_IMODE(file.stat().st_mode) for file in (tmp_path / "s").rglob("*") if file.is_file()}
+    assert modes == {0o640}
+
+
+def test_a_reader_beside_a_writer_sees_only_whole_rows_and_their_number_only_grows(tmp_path):
+    path = tmp_path / "s"
+    writer, counts = start_writer(path, 120, 0.005), [0]
+    planned = {row.cell.row_id: row for row in samples.plan(("nurse",), 120).rows}
+    while writer.poll() is None:
+        view = open_store(path).select()
+        counts.append(len(view))
+        resid = view.resid(layer=1, position="prompt_end").numpy() if len(view) else np.empty((0, 2048))
+        for row_id, found in list(zip(view.table().row_id, resid, strict=True))[-4:]:
+            record = samples.record(planned[row_id], layers=3, d_model=2048)
+            np.testing.assert_array_equal(found, record.resid["prompt_end"][1])
+    assert end(writer) == 0
+    assert counts == sorted(counts)
+    assert len(set(counts)) >= 4
+    assert len(open_store(path).table()) == 120
+
+
+def test_an_open_store_is_a_snapshot_until_it_is_refreshed(tmp_path):
+    plan = samples.plan()
+    with StoreLock.acquire(tmp_path / "s") as lock:
+        writer = open_writer(tmp_path / "s", samples.manifest(), lock=lock)
+        writer.add_plan(plan)
+        writer.commit([samples.record(row) for row in plan.rows[:4]])
+        store = open_store(tmp_path / "s")
+        writer.commit([samples.record(row) for row in plan.rows[4:]])
+    assert len(store.table()) == 4
+    assert len(store.refresh().table()) == 12
+
+
+def test_a_run_record_tells_what_an_invocation_committed_also_when_it_was_killed(tmp_path):
+    writer = start_writer(tmp_path / "s", 60, 0.01)
+    assert writer.stdout is not None
+    first = writer.stdout.readline().strip()
+    writer.kill()
+    end(writer)
+    assert end(start_writer(tmp_path / "s", 60)) == 0
+    killed, ended = open_store(tmp_path / "s").runs()
+    assert "ended" not in killed
+    assert killed["shards"][0]["name"] == first
+    assert ended["exit_status"] == 0
+    assert ended["started"] < ended["ended"]
+    named = {shard["name"] for run in (killed, ended) for shard in run["shards"]}
+    assert len({shard.path.stem for shard in open_store(tmp_path / "s").shards} - named) <= 1  # killed in between
