@@ -1,0 +1,26 @@
+"""The study file: what is asked of whom, under which conditions. Knows YAML and JSONL; knows no tokenizer or model."""
+
+from probe.study.overrides import Override, parse_override
+from probe.study.scaffold import new_study
+from probe.study.spec import (
+    ANALYSES,
+    LATER_ANALYSES,
+    CaptureSpec,
+    ConditionSpec,
+    GenerationSpec,
+    ModelSpec,
+)
+from probe.study.study import Study
+
+__all__ = [
+    "ANALYSES",
+    "LATER_ANALYSES",
+    "CaptureSpec",
+    "ConditionSpec",
+    "GenerationSpec",
+    "ModelSpec",
+    "Override",
+    "Study",
+    "new_study",
+    "parse_override",
+]

@@ -1,0 +1,213 @@
+"""A study: one frozen value that names model, personas, task, cases and conditions, and lists its cells.
+
+Knows files and the fit of their parts; knows no tokenizer, template, model or store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from probe.study.case_files import case_sample
+from probe.study.checked import checked, refuse_same_ids
+from probe.study.fits import evenly, refuse_misfits, unknown_id
+from probe.study.located import Located, in_memory
+from probe.study.model_source import model_from
+from probe.study.overrides import overridden, parse_override
+from probe.study.persona_files import persona_entry, read_personas
+from probe.study.sources import cases_from, personas_from, task_from
+from probe.study.spec import ANALYSES, CaptureSpec, ConditionSpec, GenerationSpec, ModelSpec, StudyFile
+from probe.study.task_files import read_task, task_entry
+from probe.study.yaml_marks import read_yaml
+from probe.values import Case, Cell, Condition, Persona, StudyError, Task, sha256_of
+
+
+@dataclass(frozen=True)
+class Study:
+    """Everything that a run needs to know, checked when it is made.
+
+    ``base`` is the id of the persona that all others are compared with. ``cases`` are those that ``limit`` left, so
+    ``limit`` is a record: ``limited(n)`` gives a smaller study. ``source`` is the study file, if there was one.
+
+    Raises:
+        StudyError: a setting is wrong, or two parts do not fit together.
+    """
+
+    name: str
+    model: ModelSpec
+    personas: tuple[Persona, ...]
+    task: Task
+    cases: tuple[Case, ...]
+    conditions: ConditionSpec = field(default_factory=ConditionSpec)
+    capture: CaptureSpec = field(default_factory=CaptureSpec)
+    generation: GenerationSpec = field(default_factory=GenerationSpec)
+    analyses: tuple[str, ...] = ANALYSES
+    base: str = "none"
+    confirm: tuple[str, ...] = ()
+    split_seed: int = 0
+    limit: int | None = None
+    source: Path | None = None
+
+    def __post_init__(self) -> None:
+        place = in_memory(self._settings(), "study")
+        settings = checked(StudyFile, place)
+        parts = {"personas": [persona_entry(persona) for persona in self.personas], "task": task_entry(self.task)}
+        read_personas(in_memory(parts, "study").child("personas"))
+        read_task(in_memory(parts, "study").child("task"))
+        refuse_same_ids(((case.id, "study at cases") for case in self.cases), "case")
+        refuse_misfits(settings, self.personas, self.task, self.cases, place)
+        if self.limit is not None and len(self.cases) > self.limit:
+            raise StudyError(
+                f"study: `limit` records {self.limit} cases, but there are {len(self.cases)}. Use study.limited(n)"
+            )
+
+    @staticmethod
+    def load(path: str | Path, *, overrides: Sequence[str] = (), limit: int | None = None) -> Study:
+        """The study of a YAML file.
+
+        ``overrides`` are settings as written after ``--set``. ``limit`` keeps that many cases in all, spread evenly
+        over the strata, the first in the file of each; it goes before the file's own ``limit``.
+
+        Raises:
+            StudyError: the first broken rule, as ``file:line:column: sentence. Remedy``.
+        """
+        path = Path(path)
+        settings = [*overrides, *([f"limit={limit}"] if limit is not None else [])]
+        document = overridden(read_yaml(path), [parse_override(text) for text in settings])
+        return _built(document, path.parent, source=path)
+
+    @staticmethod
+    def from_mapping(mapping: Mapping[str, Any], *, directory: str | Path = ".") -> Study:
+        """The study of a mapping with the keys of a study file; paths in it are relative to ``directory``.
+
+        Raises:
+            StudyError: the first broken rule, with the path of keys that leads to it.
+        """
+        return _built(in_memory(mapping, "study"), Path(directory))
+
+    def to_mapping(self, *, cases: bool = True) -> dict[str, Any]:
+        """The resolved study in plain JSON values; ``Study.from_mapping`` reads it back as an equal study.
+
+        With ``cases=False`` the cases are replaced by their number and hash, for records that people read.
+        """
+        samples = [case_sample(case) for case in self.cases]
+        return {
+            "name": self.name,
+            "model": asdict(self.model),
+            "personas": [persona_entry(persona) for persona in self.personas],
+            "task": task_entry(self.task),
+            "cases": samples if cases else {"n": len(samples), "sha256": sha256_of(samples)},
+            "conditions": _listed(asdict(self.conditions)),
+            "capture": _listed(asdict(self.capture)),
+            "generation": asdict(self.generation),
+            "analyses": list(self.analyses),
+            "base": self.base,
+            "confirm": list(self.confirm),
+            "split_seed": self.split_seed,
+            "limit": self.limit,
+        }
+
+    def limited(self, n: int) -> Study:
+        """This study with ``n`` cases in all, spread evenly over the strata in file order."""
+        return replace(self, cases=evenly(self.cases, n), limit=n)
+
+    def cells(self, placement: str | None = None) -> tuple[Cell, ...]:
+        """Every cell to capture: persona by persona, then case by case, then condition by condition.
+
+        ``placement`` is what the study's placement comes to for a template; without it ``auto`` counts as ``system``.
+        """
+        if placement is None:
+            placement = "system" if self.conditions.placement == "auto" else self.conditions.placement
+        if placement not in ("system", "user"):
+            raise StudyError(f"a cell's placement is 'system' or 'user', found {placement!r}. Resolve 'auto' first")
+        cells: list[Cell] = []
+        for persona in self.personas:
+            conditions = tuple(self._conditions(persona, placement))
+            cells += [Cell(persona.id, case.id, condition) for case, condition in product(self.cases, conditions)]
+        return tuple(cells)
+
+    def persona(self, persona_id: str) -> Persona:
+        """The persona with this id; an unknown id raises StudyError with the nearest known one."""
+        if persona_id not in self._personas_by_id:
+            raise unknown_id(self._personas_by_id, persona_id, "persona")
+        return self._personas_by_id[persona_id]
+
+    def case(self, case_id: str) -> Case:
+        """The case with this id; an unknown id raises StudyError with the nearest known one."""
+        if case_id not in self._cases_by_id:
+            raise unknown_id(self._cases_by_id, case_id, "case")
+        return self._cases_by_id[case_id]
+
+    @property
+    def strata(self) -> tuple[str, ...]:
+        """The strata of the cases, in order of first appearance."""
+        return tuple(dict.fromkeys(case.stratum for case in self.cases))
+
+    @cached_property
+    def _personas_by_id(self) -> dict[str, Persona]:
+        return {persona.id: persona for persona in self.personas}
+
+    @cached_property
+    def _cases_by_id(self) -> dict[str, Case]:
+        return {case.id: case for case in self.cases}
+
+    def _conditions(self, persona: Persona, placement: str) -> Iterator[Condition]:
+        chosen = self.conditions
+        wordings = range(len(persona.wordings) if chosen.wordings == "all" else 1)
+        rotations: Sequence[int]
+        if isinstance(chosen.rotations, tuple):
+            rotations = chosen.rotations
+        else:
+            rotations = range(len(self.task.options) if chosen.rotations == "all" else 1)
+        for wording, instruction, rotation in product(wordings, chosen.instructions, rotations):
+            yield Condition(wording=wording, instruction=instruction, rotation=rotation, placement=placement)
+
+    def _settings(self) -> StudyFile:
+        return StudyFile(
+            self.name,
+            self.model,
+            personas=None,
+            task=None,
+            cases=None,
+            conditions=self.conditions,
+            capture=self.capture,
+            generation=self.generation,
+            analyses=self.analyses,
+            base=self.base,
+            confirm=self.confirm,
+            split_seed=self.split_seed,
+            limit=self.limit,
+        )
+
+
+def _built(document: Located, directory: Path, source: Path | None = None) -> Study:
+    settings = checked(StudyFile, document)
+    model = model_from(settings.model, document.child("model"), directory)
+    personas = personas_from(document.child("personas"), directory)
+    task = task_from(document.child("task"))
+    cases = evenly(cases_from(document.child("cases"), directory, task), settings.limit)
+    refuse_misfits(settings, personas, task, cases, document)
+    return Study(
+        settings.name,
+        model,
+        personas,
+        task,
+        cases,
+        settings.conditions,
+        settings.capture,
+        settings.generation,
+        settings.analyses,
+        settings.base,
+        settings.confirm,
+        settings.split_seed,
+        settings.limit,
+        source,
+    )
+
+
+def _listed(mapping: dict[str, Any]) -> dict[str, Any]:
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in mapping.items()}
