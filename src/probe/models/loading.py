@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-
 from probe.models.check import check_backend
 from probe.models.hf import HFBackend, resolve_device
 from probe.models.protocol import Backend
@@ -29,9 +27,3 @@ def compute_dtype(wanted: str, device: str, checkpoint: str) -> str:
     if wanted != "auto":
         return wanted
     return "float32" if resolve_device(device).type == "cpu" else checkpoint
-
-
-def describe_device(device: str) -> str:
-    """The device's name as a report shows it."""
-    where = resolve_device(device)
-    return torch.cuda.get_device_name(where) if where.type == "cuda" else where.type

@@ -1,0 +1,26 @@
+"""How small a difference a number of cases can show. Knows the paired test; knows no data."""
+
+from __future__ import annotations
+
+from math import sqrt
+
+from scipy.optimize import brentq
+from scipy.stats import norm
+
+
+def detectable_difference(n: int, *, discordant: float, power: float = 0.8, alpha: float = 0.05) -> float:
+    """The smallest paired difference of two proportions that McNemar's test finds with this power, at most 1.
+
+    ``discordant`` is the share of cases on which the two personas differ; the difference cannot exceed it, so a study
+    that is too small for any difference gives ``discordant`` itself. Source: Connor 1987 (Biometrics 43, 207-211),
+    n = (z_alpha sqrt(psi) + z_beta sqrt(psi - d^2))^2 / d^2.
+    """
+    z_alpha, z_beta = norm.ppf(1 - alpha / 2), norm.ppf(power)
+
+    def needed(difference: float) -> float:
+        spread = z_alpha * sqrt(discordant) + z_beta * sqrt(max(discordant - difference**2, 0.0))
+        return float(spread**2 / difference**2)
+
+    if needed(discordant) > n:
+        return discordant
+    return float(brentq(lambda difference: needed(difference) - n, 1e-9, discordant))

@@ -1,0 +1,106 @@
+"""The analysis stages: from an open store, or a table, to tidy tables. Imports no torch; captures nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from probe import behaviour, mechanism
+from probe.store import Store
+from probe.values import ProbeError
+
+DEFAULT_BASE = "none"
+
+
+@dataclass(frozen=True, eq=False)
+class BehaviourTables:
+    """What a table of cells says: metrics by persona and stratum, differences from the base, bins of reliability.
+
+    ``comparisons`` is empty where the table has no base persona, or no other.
+    """
+
+    metrics: pd.DataFrame
+    comparisons: pd.DataFrame
+    reliability: pd.DataFrame
+
+
+def study_of(store: Store) -> Mapping[str, Any]:
+    """The study of the store's latest run; of the manifest where no run was recorded."""
+    for run in reversed(store.runs()):
+        if run.get("study"):
+            return dict(run["study"])
+    return dict(store.manifest.get("study", {}))
+
+
+def cells(source: Store | pd.DataFrame) -> pd.DataFrame:
+    """The table of cells behind an analysis.
+
+    Raises:
+        ProbeError: there is no row to analyse.
+    """
+    table = source.table() if isinstance(source, Store) else source
+    if table.empty:
+        raise ProbeError("there is no captured cell to analyse yet; run `probe capture` first")
+    return table
+
+
+def behaviour_tables(source: Store | pd.DataFrame, *, base: str | None = None) -> BehaviourTables:
+    """Metrics, comparisons with the base persona, and reliability bins of a store or of a user's own table.
+
+    ``base`` is the persona that the others are compared with: by default the study's own, else ``none``. Without that
+    persona in the table there is no comparison.
+    """
+    table = cells(source)
+    if base is None:
+        base = study_of(source).get("base", DEFAULT_BASE) if isinstance(source, Store) else DEFAULT_BASE
+    personas = set(table["persona"])
+    comparable = base in personas and len(personas) > 1
+    compared = behaviour.compare(table, base) if comparable else pd.DataFrame()
+    return BehaviourTables(behaviour.metrics(table), compared, behaviour.reliability(table))
+
+
+def shift_tables(store: Store, *, base: str | None = None) -> pd.DataFrame:
+    """Size of every persona's residual shift from the base, by residual point, at every captured position.
+
+    Empty where the base persona was not captured.
+    """
+    study = study_of(store)
+    base = base or study.get("base", DEFAULT_BASE)
+    personas = list(dict.fromkeys(cells(store)["persona"]))
+    if base not in personas:
+        return pd.DataFrame()
+    capture = store.manifest["capture"]
+    views = {persona: store.select(persona=persona) for persona in personas}
+    tables = {persona: view.table() for persona, view in views.items()}
+
+    def read(persona: str, layer: int, position: str) -> tuple[pd.DataFrame, np.ndarray]:
+        resid = views[persona].resid(layer=layer, position=position, missing="drop")
+        return tables[persona].iloc[resid.kept], np.asarray(resid)
+
+    parts = [
+        mechanism.shift_by_layer(read, personas, capture["layers"], base=base, position=position)
+        for position in capture["positions"]
+    ]
+    return pd.concat([part for part in parts if len(part)], ignore_index=True) if any(map(len, parts)) else parts[0]
+
+
+def save_tables(folder: Path, tables: Mapping[str, pd.DataFrame]) -> list[Path]:
+    """Each table as ``<name>.csv`` in a folder; a text that a spreadsheet would run as a formula is quoted."""
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, table in tables.items():
+        if table.empty:
+            continue
+        path = folder / f"{name}.csv"
+        table.map(_inert).to_csv(path, index=False)
+        written.append(path)
+    return written
+
+
+def _inert(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value

@@ -1,0 +1,87 @@
+"""What is on a machine and in a store, for people. Knows versions and checks; computes no result."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from rich.table import Table
+
+from probe.stages.terminal import console
+from probe.store import open_store
+
+PACKAGES = (
+    *("persona-probe", "torch", "transformers", "tokenizers", "safetensors", "numpy", "scipy", "scikit-learn"),
+    *("statsmodels", "pandas", "pyarrow", "matplotlib", "transformer-lens", "nnsight", "ray", "submitit"),
+)
+ENVIRONMENT = ("HF_HOME", "HF_HUB_OFFLINE", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "NO_COLOR", "TQDM_DISABLE")
+
+
+def describe_store(path: Path) -> int:
+    """Print what a store holds; 3 where rows are missing or failed, else 0."""
+    store = open_store(path)
+    coverage = store.coverage()
+    model, capture = store.manifest["model"], store.manifest["capture"]
+    table = Table(title=f"store {path}", show_header=False)
+    size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    for key, value in {
+        "study": store.manifest.get("study", {}).get("name", ""),
+        "model": f"{model['id']}  (weights {model['weights_sha256'][:12]})",
+        "rows": str(coverage),
+        "shards": f"{len(store.shards)}, {size / 2**20:.1f} MiB in all",
+        "residual points": ", ".join(map(str, capture["layers"])),
+        "positions": ", ".join(capture["positions"]),
+        "dtype, width": f"{capture['dtype']}, {capture['d_model']}",
+        "personas": ", ".join(persona["id"] for persona in store.plan.personas),
+        "cases": str(len(store.plan.cases)),
+        "runs": str(len(store.runs())),
+    }.items():
+        table.add_row(key, value)
+    out = console()
+    out.print(table)
+    failures = store.failures()
+    for kind, rows in failures.groupby("kind"):
+        first = rows.iloc[0]
+        out.print(f"{len(rows)} failed: {kind} (first {first['persona']}/{first['case']}: {first['reason']})")
+    return 0 if coverage.committed == coverage.planned else 3
+
+
+def verify_store(path: Path) -> int:
+    """Check every byte of a store and print what is wrong: 1 damaged, 3 incomplete, 0 sound and complete."""
+    store = open_store(path)
+    problems = store.verify()
+    out = console()
+    for problem in problems:
+        out.print(str(problem))
+    if problems:
+        return 1
+    coverage = store.coverage()
+    out.print(f"{len(store.shards)} shards are sound; {coverage}")
+    return 0 if coverage.committed == coverage.planned else 3
+
+
+def describe_machine() -> None:
+    """Print versions, devices, memory, disk and the environment variables that matter here."""
+    import torch
+
+    table = Table(title="probe doctor", show_header=False)
+    table.add_row("python", f"{platform.python_version()} ({sys.executable})")
+    table.add_row("platform", platform.platform())
+    for name in PACKAGES:
+        try:
+            table.add_row(name, version(name))
+        except PackageNotFoundError:
+            table.add_row(name, "not installed")
+    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    table.add_row("accelerators", ", ".join(devices) or ("mps" if torch.backends.mps.is_available() else "none"))
+    table.add_row("CPU", f"{os.cpu_count()} cores, {torch.get_num_threads()} torch threads")
+    if hasattr(os, "sysconf"):
+        table.add_row("memory", f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.1f} GiB")
+    table.add_row("free disk here", f"{shutil.disk_usage('.').free / 2**30:.1f} GiB")
+    for name in ENVIRONMENT:
+        table.add_row(name, os.environ.get(name, "not set"))
+    console().print(table)

@@ -1,0 +1,74 @@
+"""What a terminal shows of a run. Knows outcomes and tables; computes and writes nothing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from probe import report
+from probe.stages.analysis import BehaviourTables
+from probe.stages.capture import CaptureOutcome
+
+WIDE = 110
+"""Columns of the widest table: the width where output goes to a file or a pipe."""
+
+
+def console() -> Console:
+    """Standard output."""
+    found = Console(highlight=False)
+    return found if found.is_terminal else Console(highlight=False, width=WIDE)
+
+
+def say(text: str) -> None:
+    """One line, never wrapped, so that a path can be copied; names in it are shown as they are."""
+    console().print(text, markup=False, soft_wrap=True)
+
+
+def show_metrics(tables: BehaviourTables) -> None:
+    """The compact table of metrics."""
+    console().print(report.terminal_table(tables.metrics))
+
+
+def show_shift(pooled: pd.DataFrame) -> None:
+    """The size of each persona's shift, one column per residual point; below the noise floor in brackets."""
+    layers = sorted(pooled["layer"].unique())
+    table = Table("persona", *(str(layer) for layer in layers), title="common shift / residual norm, by residual point")
+    for persona, rows in pooled.groupby("persona", sort=False):
+        by_layer = rows.set_index("layer")
+        table.add_row(str(persona), *(_size(by_layer.loc[layer]) for layer in layers))
+    console().print(table)
+
+
+def _size(row: pd.Series) -> str:
+    if pd.isna(row["value"]):
+        return "undefined"
+    shown = f"{row['value']:.3f}"
+    return shown if row["value"] > row["floor"] else f"({shown})"
+
+
+def announce_capture(outcome: CaptureOutcome) -> None:
+    """How a capture ended, in one line, and what failed in another."""
+    new = outcome.committed - outcome.resumed
+    done = f"{new:,} captured in {outcome.seconds:.1f} s" if new else "nothing to compute"
+    say(
+        f"{outcome.committed:,} of {outcome.planned:,} cells in {outcome.store} "
+        f"({outcome.resumed:,} were there before; {done})"
+    )
+    if outcome.failed:
+        say(f"{outcome.failed:,} cells failed for good; `probe store ls {outcome.store}` says why")
+
+
+def announce_files(folder: Path, written: Sequence[Path]) -> None:
+    """Which files a command wrote."""
+    kinds = {suffix: sum(path.suffix == suffix for path in written) for suffix in (".png", ".svg", ".csv")}
+    told = ", ".join(f"{n} {suffix[1:].upper()}" for suffix, n in kinds.items() if n)
+    if told:
+        say(f"wrote {told} to {folder}{os.sep}")
+    for page in written:
+        if page.suffix == ".html":
+            say(f"report: {page}")

@@ -1,0 +1,122 @@
+"""Hooks read what they say, on every family, and leave nothing behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from probe.models import find_model, read_shape
+from probe.models.check import check_backend
+from probe.models.hf import HFBackend
+from probe.models.loading import load_backend
+from probe.models.protocol import Reads
+from probe.values import ModelError
+from tests.tiny_models import FAMILIES, save_tiny_model
+
+FOLLOWING = [family for family in FAMILIES if family != "mamba2"]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("models")
+    return {family: save_tiny_model(root / family, family, scale=3.0) for family in FAMILIES}
+
+
+def load(folder: Path) -> HFBackend:
+    backend = load_backend(find_model(str(folder)), backend="hf", dtype="auto", device="cpu", attention=None)
+    assert isinstance(backend, HFBackend)
+    return backend
+
+
+def everything(backend: HFBackend, ids: torch.Tensor) -> Reads:
+    n_rows, length = ids.shape
+    return Reads(tuple(range(backend.facts.shape.n_layers + 1)), torch.arange(length).expand(n_rows, length))
+
+
+def hooks_on(backend: HFBackend) -> int:
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in backend.model.modules())
+
+
+@pytest.mark.parametrize("family", FOLLOWING)
+def test_points_below_the_last_equal_hidden_states(folders: dict[str, Path], family: str) -> None:
+    backend = load(folders[family])
+    ids = torch.randint(5, 600, (2, 9), generator=torch.Generator().manual_seed(1))
+    got = backend.forward(ids, torch.ones_like(ids), everything(backend, ids))
+    expected = backend.model(input_ids=ids, output_hidden_states=True, use_cache=False)
+    for layer, states in enumerate(expected.hidden_states[:-1]):
+        torch.testing.assert_close(got.points[layer], states, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(got.logits, expected.logits[:, -1], rtol=1e-5, atol=1e-4)
+    # The control: hidden_states[-1] stands after the final norm, so the last point is something else.
+    assert not torch.allclose(got.points[-1], expected.hidden_states[-1], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("family", FOLLOWING)
+def test_the_last_point_is_what_the_final_norm_receives(folders: dict[str, Path], family: str) -> None:
+    backend = load(folders[family])
+    received: list[torch.Tensor] = []
+    decoder = backend.model.get_decoder()
+    norms = [
+        module
+        for name, module in decoder.named_modules()
+        if "norm" in type(module).__name__.lower() and not any(part.isdigit() for part in name.split("."))
+    ]
+    assert norms
+    handle = norms[-1].register_forward_pre_hook(lambda _module, args: received.append(args[0]))
+    ids = torch.randint(5, 600, (1, 7), generator=torch.Generator().manual_seed(2))
+    got = backend.forward(ids, torch.ones_like(ids), everything(backend, ids))
+    handle.remove()
+    torch.testing.assert_close(got.points[-1], received[-1], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("family", FOLLOWING)
+def test_an_edit_acts_at_its_point_and_is_undone_bit_for_bit(folders: dict[str, Path], family: str) -> None:
+    backend = load(folders[family])
+    ids = torch.randint(5, 600, (1, 6), generator=torch.Generator().manual_seed(3))
+    mask, reads = torch.ones_like(ids), everything(backend, ids)
+    hooks_before = hooks_on(backend)
+    plain = backend.forward(ids, mask, reads)
+    vector = torch.randn(backend.facts.shape.d_model, generator=torch.Generator().manual_seed(4))
+    with backend.adding(1, vector):
+        edited = backend.forward(ids, mask, reads)
+    torch.testing.assert_close(edited.points[1], plain.points[1] + vector)
+    assert torch.equal(edited.points[0], plain.points[0])
+    assert not torch.allclose(edited.points[2], plain.points[2])
+    with backend.adding(1, 0 * vector):
+        assert torch.equal(backend.forward(ids, mask, reads).logits, plain.logits)
+    with pytest.raises(RuntimeError, match="planted"), backend.adding(1, vector):
+        raise RuntimeError("planted")
+    assert torch.equal(backend.forward(ids, mask, reads).logits, plain.logits)
+    assert hooks_on(backend) == hooks_before  # transformers keeps some of its own there, after the check at load
+
+
+def test_a_span_mean_is_the_mean_of_its_columns(folders: dict[str, Path]) -> None:
+    backend = load(folders["llama"])
+    ids = torch.randint(5, 600, (2, 8), generator=torch.Generator().manual_seed(5))
+    spans = torch.tensor([[[2, 5]], [[0, 8]]])
+    reads = Reads((0, 3), torch.arange(8).expand(2, 8), spans)
+    got = backend.forward(ids, torch.ones_like(ids), reads)
+    assert got.means is not None
+    torch.testing.assert_close(got.means[:, 0, 0], got.points[:, 0, 2:5].mean(1))
+    torch.testing.assert_close(got.means[:, 1, 0], got.points[:, 1].mean(1))
+
+
+def test_a_model_whose_hooks_read_something_else_is_refused(folders: dict[str, Path]) -> None:
+    backend = load(folders["llama"])
+    backend.blocks = nn.ModuleList([backend.blocks[0], backend.blocks[2], backend.blocks[1]])
+    with pytest.raises(ModelError, match="residual point 1 read by a hook is not"):
+        check_backend(backend)
+    with pytest.raises(ModelError, match=r"Mamba2ForCausalLM: residual point 0 .* not supported"):
+        load(folders["mamba2"])
+
+
+def test_settings_of_the_models_own_generation_config_are_ignored_and_named(tmp_path: Path) -> None:
+    folder = save_tiny_model(tmp_path / "penalised", "llama")
+    (folder / "generation_config.json").write_text(
+        '{"eos_token_id": [2, 7], "pad_token_id": 0, "repetition_penalty": 1.3, "do_sample": true, "temperature": 0.6}'
+    )
+    shape = read_shape(find_model(str(folder)))
+    assert shape.end_ids == (2, 7)
+    assert shape.ignored == {"repetition_penalty": 1.3, "do_sample": True, "temperature": 0.6}
