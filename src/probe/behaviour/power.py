@@ -8,11 +8,11 @@ from scipy.optimize import brentq
 from scipy.stats import norm
 
 
-def detectable_difference(n: int, *, discordant: float, power: float = 0.8, alpha: float = 0.05) -> float:
-    """The smallest paired difference of two proportions that McNemar's test finds with this power, at most 1.
+def detectable_difference(n: int, *, discordant: float, power: float = 0.8, alpha: float = 0.05) -> float | None:
+    """The smallest paired difference of two proportions that McNemar's test finds with this power.
 
-    ``discordant`` is the share of cases on which the two personas differ; the difference cannot exceed it, so a study
-    that is too small for any difference gives ``discordant`` itself. Source: Connor 1987 (Biometrics 43, 207-211),
+    ``discordant`` is the share of cases on which the two personas differ. No difference can exceed it: where even that
+    one would be missed, the study is too small to show any, and the answer is None. Source: Connor 1987 (Biometrics 43, 207-211),
     n = (z_alpha sqrt(psi) + z_beta sqrt(psi - d^2))^2 / d^2.
     """
     z_alpha, z_beta = norm.ppf(1 - alpha / 2), norm.ppf(power)
@@ -22,5 +22,5 @@ def detectable_difference(n: int, *, discordant: float, power: float = 0.8, alph
         return float(spread**2 / difference**2)
 
     if needed(discordant) > n:
-        return discordant
+        return None
     return float(brentq(lambda difference: needed(difference) - n, 1e-9, discordant))

@@ -1,0 +1,63 @@
+"""The compact table for a terminal. Knows tidy metrics; computes no statistic."""
+
+from __future__ import annotations
+
+import itertools
+
+import pandas as pd
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from probe.report.blocks import rows_of_arm
+from probe.report.numbers import decimal
+from probe.report.style import arms, shown
+
+
+def terminal_table(metrics: pd.DataFrame) -> Table:
+    """One line per persona and stratum, at most 110 columns wide; planned values, where there are any, in brackets.
+
+    Consistency is over parsed answers; ECE has the range of a perfectly calibrated model beside it; sensitivity is
+    type I : type II errors = their ratio.
+    """
+    planned = bool(metrics["planned"].notna().any())
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=0, header_style="bold")
+    said = "stated, latent: accuracy of either label. CR: consistency over parsed answers. null: ECE if calibrated."
+    said += " high risk: share called high-urgency. I:II: over- to under-triage."
+    table.caption = Text(said + (" [planned] on the same cells." if planned else ""), justify="left")
+    table.add_column("persona", no_wrap=True, max_width=22)
+    table.add_column("cases", no_wrap=True, max_width=13)
+    for name in ("n", "stated", "latent", "CR", "ECE (null)", "high risk", "I:II ratio"):
+        table.add_column(name, justify="right", no_wrap=True)
+    last, (personas, strata) = "", arms(metrics)
+    for persona, stratum in itertools.product(personas, strata):
+        arm = rows_of_arm(metrics, persona, stratum)
+        values = [_value(arm[name], planned) for name in ("accuracy", "accuracy_latent", "consistency")]
+        values += [_ece(arm["ece"]), _value(arm["risk_propensity"], planned)]
+        values += [_errors(arm["risk_sensitivity"])]
+        if last and persona != last:
+            table.add_section()
+        name = shown(persona) if persona != last else ""
+        table.add_row(Text(name), Text(shown(stratum)), str(arm["accuracy"]["n"]), *map(Text, values))
+        last = persona
+    return table
+
+
+def _value(row: pd.Series, planned: bool) -> str:
+    if not planned:
+        return decimal(row["value"])
+    return f"{decimal(row['value'])} [{decimal(row['planned'])}]"
+
+
+def _ece(row: pd.Series) -> str:
+    if pd.isna(row["value"]):
+        return decimal(None)
+    return f"{decimal(row['value'])} ({decimal(row['null_low'])}–{decimal(row['null_high'])})"
+
+
+def _errors(row: pd.Series) -> str:
+    counts = row["counts"]
+    if not counts:
+        return decimal(None)
+    ratio = "undef." if pd.isna(row["value"]) else f"{row['value']:.2f}"
+    return f"{counts['type_1']:.0f}:{counts['type_2']:.0f} {ratio}"

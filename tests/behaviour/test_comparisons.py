@@ -1,0 +1,153 @@
+"""Paired comparisons: a planted effect is found, a shuffled one is lost, and the whole family is corrected."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+from statsmodels.stats.multitest import multipletests
+
+from probe.behaviour import FAMILY, compare, mean_reciprocal_rank, metrics
+from probe.values import ProbeError
+from tests.behaviour.synthetic import PERSONAS, synthetic_table
+
+
+@pytest.fixture(scope="module")
+def table():
+    return synthetic_table(200)
+
+
+@pytest.fixture(scope="module")
+def compared(table):
+    return compare(table).set_index(["metric", "persona", "stratum"]).sort_index()
+
+
+def test_differences_are_those_of_the_metrics(table, compared):
+    values = metrics(table).set_index(["metric", "persona", "stratum"]).sort_index()["value"]
+    for metric in ("accuracy", "accuracy_latent", "consistency_strict", "brier", "ece", "risk_propensity"):
+        for persona in list(PERSONAS)[1:]:
+            for stratum in ("all", "emergency", "primary_care"):
+                expected = values[metric, persona, stratum] - values[metric, "none", stratum]
+                assert compared.loc[(metric, persona, stratum), "difference"] == pytest.approx(expected)
+
+
+def test_the_planted_reversal_is_found_and_flagged(compared):
+    accuracy = compared.loc[("accuracy", "ed_physician")]
+    assert accuracy.loc["emergency", "difference"] > 0
+    assert accuracy.loc["primary_care", "difference"] < 0
+    assert (accuracy.loc[["emergency", "primary_care"], "p_holm"] < 0.05).all()
+    assert accuracy["signs_differ"].all()
+    assert not compared.loc[("risk_propensity", "ed_physician"), "signs_differ"].any()
+
+
+def test_an_effect_shuffled_over_personas_is_lost(table):
+    rng = np.random.default_rng(0)
+    two = table[table["persona"].isin(["none", "cautious_ed_physician"])].copy()
+    swap = dict(zip(two["case"].unique(), rng.random(400) < 0.5, strict=True))
+    other = {"none": "cautious_ed_physician", "cautious_ed_physician": "none"}
+    two["persona"] = [other[p] if swap[c] else p for p, c in zip(two["persona"], two["case"], strict=True)]
+    two.attrs = table.attrs
+    assert (compare(two)["p_holm"].dropna() > 0.05).all()
+    assert (compare(table)["p_holm"] < 1e-6).any()
+
+
+def test_holm_runs_over_every_test_of_the_family_and_over_nothing_else(compared):
+    tested = compared[compared["p"].notna()]
+    assert set(tested.index.get_level_values("metric")) == set(FAMILY)
+    assert len(tested) == len(FAMILY) * 5 * 3
+    assert tested["p_holm"].to_numpy() == pytest.approx(multipletests(tested["p"], method="holm")[1])
+    assert compared.loc["ece", "p_holm"].isna().all()
+    assert compared.loc["ece", "low"].notna().all()
+
+
+def test_a_smaller_family_is_corrected_for_less(table, compared):
+    only = compare(table, family=["accuracy"]).set_index(["metric", "persona", "stratum"]).sort_index()
+    assert (only.loc["accuracy", "p_holm"] <= compared.loc["accuracy", "p_holm"]).all()
+    assert only.loc["brier", "p"].isna().all()
+    with pytest.raises(ProbeError, match="ece"):
+        compare(table, family=["ece"])
+
+
+def test_paired_means_agree_with_scipy(table, compared):
+    arms = table.pivot(index="case", columns="persona", values=["logp_A", "logp_B", "logp_C"])
+    urgency = {}
+    for persona in ("none", "ed_nurse"):
+        p = np.exp(arms.xs(persona, axis=1, level=1).to_numpy())
+        urgency[persona] = p @ [0, 1, 2] / p.sum(1)
+    expected = stats.ttest_rel(urgency["ed_nurse"], urgency["none"])
+    row = compared.loc[("expected_urgency_latent", "ed_nurse", "all")]
+    assert row["p"] == pytest.approx(expected.pvalue)
+    assert (row["low"], row["high"]) == pytest.approx(tuple(expected.confidence_interval()))
+
+
+def test_rows_pair_by_case_and_not_by_position(table, compared):
+    shuffled = table.sample(frac=1, random_state=0)
+    shuffled.attrs = table.attrs
+    again = compare(shuffled).set_index(["metric", "persona", "stratum"]).sort_index().loc[compared.index]
+    assert again["difference"].to_numpy() == pytest.approx(compared["difference"].to_numpy())
+    assert again["p"].to_numpy() == pytest.approx(compared["p"].to_numpy(), nan_ok=True)
+
+
+def test_cases_that_one_arm_lacks_are_left_out_and_counted(table):
+    part = table[~((table["persona"] == "ed_nurse") & (table["case"] < "emergency-010"))]
+    part.attrs = table.attrs
+    row = (
+        compare(part)
+        .set_index(["metric", "persona", "stratum"])
+        .sort_index()
+        .loc[("accuracy", "ed_nurse", "emergency")]
+    )
+    assert row["n"] == 190
+    assert "10 rows without a partner" in row["note"]
+
+
+def test_several_conditions_pair_with_the_single_base_row_and_cluster_by_case(table):
+    nurse = table[table["persona"] == "ed_nurse"]
+    both = pd.concat([table, nurse.assign(condition="system/wording=1")], ignore_index=True)
+    both.attrs = table.attrs
+    once, twice = (compare(t).set_index(["metric", "persona", "stratum"]).sort_index() for t in (table, both))
+    for metric in ("accuracy", "brier"):
+        one, two = (t.loc[(metric, "ed_nurse", "all")] for t in (once, twice))
+        assert two["n"] == 2 * one["n"]
+        assert two["difference"] == pytest.approx(one["difference"])
+        assert two["high"] - two["low"] == pytest.approx(one["high"] - one["low"], rel=0.02)
+    assert "clustered" in twice.loc[("accuracy", "ed_nurse", "all"), "test"]
+
+
+def test_the_consistency_of_cases_answered_in_both_arms_is_described_not_tested(table, compared):
+    row = compared.loc[("consistency_both", "ed_nurse", "all")]
+    parsed = table.assign(ok=table["y_gen"].notna()).pivot(index="case", columns="persona", values="ok")
+    assert row["n"] == (parsed["none"] & parsed["ed_nurse"]).sum()
+    assert np.isnan(row["p"])
+    assert "descriptive" in row["note"]
+
+
+def test_planned_differences_stand_beside(compared):
+    assert compared["planned"].notna().all()
+    assert compared.loc[("accuracy", "ed_physician", "emergency"), "planned"] > 0.1
+
+
+def test_an_unknown_base_is_refused(table):
+    with pytest.raises(ProbeError, match="found no 'nobody'"):
+        compare(table, base="nobody")
+
+
+def test_the_base_alone_has_nothing_to_be_compared_with(table):
+    alone = table[table["persona"] == "none"]
+    alone.attrs = table.attrs
+    assert compare(alone).empty
+
+
+def test_mrr_of_a_worked_example_with_two_judges():
+    rows = [("1", "none", 2, "x"), ("1", "nurse", 1, "x"), ("1", "none", 1, "y"), ("1", "nurse", 2, "y")]
+    rows += [("2", "none", 2, "x"), ("2", "nurse", 1, "x"), ("3", "none", 4, "x"), ("3", "nurse", 1, "x")]
+    ranks = pd.DataFrame(rows, columns=["case", "persona", "rank", "judge"])
+    result = mean_reciprocal_rank(ranks, base="none").set_index("persona")
+    assert result.loc["none", "value"] == pytest.approx((0.75 + 0.5 + 0.25) / 3)
+    assert result.loc["nurse", "value"] == pytest.approx((0.75 + 1 + 1) / 3)
+    expected = stats.ttest_rel([0.75, 1, 1], [0.75, 0.5, 0.25])
+    assert result.loc["nurse", "p"] == pytest.approx(expected.pvalue)
+
+
+def test_ranks_count_from_one():
+    with pytest.raises(ProbeError, match="ranks count from 1"):
+        mean_reciprocal_rank(pd.DataFrame({"case": ["1"], "persona": ["a"], "rank": [0]}))

@@ -1,0 +1,84 @@
+"""What a table must be, and what is read from it."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from probe.behaviour import planned_outcomes, read_outcomes
+from probe.values import ProbeError
+from tests.behaviour.synthetic import synthetic_table
+
+
+def small(**columns):
+    return pd.DataFrame({"case": ["1", "2"], "persona": ["none", "none"], "target": ["lo", "hi"], **columns})
+
+
+def test_a_sound_table_is_read_and_its_options_keep_their_rising_order():
+    table = small(y_gen=["lo", None], status=["parsed", "refused"], logp_lo=[-0.1, -2.0], logp_hi=[-2.4, -0.2])
+    outcomes = read_outcomes(table)
+    assert outcomes.options == ("lo", "hi")
+    assert outcomes.high == 1
+    assert outcomes.stated.tolist() == [0, -1]
+    assert outcomes.latent.tolist() == [0, 1]
+    assert np.exp(outcomes.latent_logp).sum(1) == pytest.approx([1, 1])
+
+
+@pytest.mark.parametrize(
+    ("break_it", "said"),
+    [
+        (lambda t: t.drop(columns="target"), "missing: target"),
+        (lambda t: t.iloc[:0], "at least one row"),
+        (lambda t: pd.concat([t, t.iloc[[3]]]), "may stand once"),
+        (lambda t: t.assign(target="D"), "must be one of the options"),
+        (lambda t: t.assign(target=None), "needs a target"),
+        (lambda t: t.assign(status="odd"), "status must be one of"),
+        (lambda t: t.assign(status="refused"), "exactly where status is parsed"),
+        (lambda t: t.assign(stratum="all"), "no stratum may be called"),
+        (lambda t: t.drop(columns="logp_B"), "logp_B"),
+        (lambda t: t.assign(logp_A=np.inf), "must be log-probabilities"),
+        (
+            lambda t: t.assign(case=t["case"].where(t["persona"] != "none", t["case"].iloc[::-1].to_numpy())),
+            "a case has",
+        ),
+    ],
+)
+def test_a_broken_table_is_refused_in_one_sentence_and_the_whole_one_is_not(break_it, said):
+    table = synthetic_table(4, unparsed=0)
+    read_outcomes(table)
+    broken = break_it(table)
+    broken.attrs = table.attrs
+    with pytest.raises(ProbeError, match=said) as refused:
+        read_outcomes(broken)
+    assert "\n" not in str(refused.value)
+
+
+def test_an_unknown_high_risk_label_is_refused():
+    with pytest.raises(ProbeError, match="high-risk label must be an option"):
+        read_outcomes(small(y_gen=["lo", "hi"]), high_risk="C")
+
+
+def test_options_come_from_argument_then_attributes_then_columns_then_labels():
+    table = small(y_gen=["lo", "hi"])
+    assert read_outcomes(table).options == ("hi", "lo")
+    table["logp_lo"], table["logp_hi"] = -1.0, -1.0
+    assert read_outcomes(table).options == ("lo", "hi")
+    table.attrs["options"] = ["hi", "lo"]
+    assert read_outcomes(table).options == ("hi", "lo")
+    assert read_outcomes(table, options=["lo", "hi"], high_risk="lo").high == 0
+
+
+def test_the_first_label_wins_a_tie_and_a_row_without_logits_has_none():
+    outcomes = read_outcomes(small(logp_lo=[-0.7, np.nan], logp_hi=[-0.7, np.nan]))
+    assert outcomes.latent.tolist() == [0, -1]
+
+
+def test_the_plan_is_read_on_the_same_rows_and_uncovered_rows_are_absent():
+    table = synthetic_table(5)
+    outcomes = read_outcomes(table)
+    table.loc[0, [f"planned_logp_{o}" for o in "ABC"]] = np.nan
+    plan = planned_outcomes(table, outcomes)
+    assert plan.status[0] == "absent"
+    assert (plan.status[1:] == "parsed").all()
+    assert (plan.reference == outcomes.reference).all()
+    bare = table.drop(columns=[c for c in table if c.startswith("planned")])
+    assert planned_outcomes(bare, outcomes) is None
