@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from transformers.utils.logging import disable_progress_bar
+
 from probe.models.check import check_backend
 from probe.models.hf import HFBackend, resolve_device
 from probe.models.protocol import Backend
 from probe.models.sources import ModelSource
 from probe.values import ModelError
+
+_QUIET_BYTES = 2**30
+"""A smaller model loads in a moment: transformers' own progress bar would only be noise."""
 
 
 def load_backend(source: ModelSource, *, backend: str, dtype: str, device: str, attention: str | None) -> Backend:
@@ -17,6 +22,8 @@ def load_backend(source: ModelSource, *, backend: str, dtype: str, device: str, 
     """
     if backend != "hf":
         raise ModelError(f"backend {backend!r} is not part of this version; it has: hf")
+    if sum(path.stat().st_size for path in source.folder.glob("*.safetensors")) < _QUIET_BYTES:
+        disable_progress_bar()
     loaded = HFBackend.load(source, dtype=dtype, device=device, attention=attention)
     check_backend(loaded)
     return loaded

@@ -188,14 +188,16 @@ def _run_facts(preparation: Preparation, backend: Backend) -> dict[str, Any]:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[StoreLock]:
-    """The lock of a store; a directory that was made for a run that was then refused is removed again."""
-    existed = path.exists()
+    """The lock of a store; directories that were made for a run that was then refused are removed again."""
+    made = [folder for folder in (path, *path.parents) if not folder.exists()]
     with StoreLock.acquire(path) as lock:
         try:
             yield lock
         except BaseException:
-            if not existed and {entry.name for entry in path.iterdir()} <= {".lock"}:
+            if made and {entry.name for entry in path.iterdir()} <= {".lock"}:
                 shutil.rmtree(path)
+                for folder in made[1:]:
+                    folder.rmdir()
             raise
 
 

@@ -96,8 +96,9 @@ def _show_power(study: Study) -> None:
     if len(strata) > 1:
         strata.append(("all", len(study.cases)))
     for stratum, n in strata:
-        points = 100 * detectable_difference(n, discordant=_ASSUMED_DISCORDANT)
+        found = detectable_difference(n, discordant=_ASSUMED_DISCORDANT)
+        shows = "no difference" if found is None else f"a difference of {100 * found:.1f} percentage points"
         say(
-            f"{stratum or 'all'}: with {n} cases a difference of {points:.1f} percentage points between two personas "
-            f"is found with power .80 (paired, alpha .05, {_ASSUMED_DISCORDANT:.0%} of the cases assumed to differ)"
+            f"{stratum or 'all'}: {n} cases show {shows} between two personas with power .80 "
+            f"(paired, alpha .05, {_ASSUMED_DISCORDANT:.0%} of the cases assumed to differ)"
         )

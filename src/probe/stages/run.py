@@ -33,7 +33,7 @@ def run_study(
     tables = behaviour_tables(opened) if wanted & {"metrics", "report"} else None
     shifts = shift_tables(opened) if wanted & {"directions", "report"} else None
     if tables is not None:
-        show_metrics(tables)
+        show_metrics(tables, opened.table())
     if tables is not None and shifts is not None and "report" in wanted:
         announce_files(folder, write_report(opened, tables, shifts, folder, title=study.name))
     else:
@@ -45,12 +45,12 @@ def run_study(
 def run_metrics(target: Path, *, store: Path | None, base: str | None, out: Path | None) -> None:
     """The metrics of a study's store, or of a table of predictions."""
     if target.is_file() and target.suffix in READERS:
-        name, source = target.stem, read_table(target)
-        tables = behaviour_tables(source, base=base)
+        name, table = target.stem, read_table(target)
+        tables = behaviour_tables(table, base=base)
     else:
         name, opened = open_target(target, store=store)
-        tables = behaviour_tables(opened, base=base)
-    show_metrics(tables)
+        table, tables = opened.table(), behaviour_tables(opened, base=base)
+    show_metrics(tables, table)
     folder = figures_path(name, out)
     announce_files(folder, save_tables(folder, vars(tables)))
 

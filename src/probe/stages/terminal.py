@@ -29,9 +29,16 @@ def say(text: str) -> None:
     console().print(text, markup=False, soft_wrap=True)
 
 
-def show_metrics(tables: BehaviourTables) -> None:
-    """The compact table of metrics."""
+def show_metrics(tables: BehaviourTables, cells: pd.DataFrame) -> None:
+    """The compact table of metrics, and how many answers stated no label, by reason."""
     console().print(report.terminal_table(tables.metrics))
+    if "status" not in cells:
+        return
+    unparsed = cells["status"][cells["status"] != "parsed"].value_counts()
+    if len(unparsed):
+        reasons = ", ".join(f"{n:,} {status}" for status, n in unparsed.items())
+        remedy = "; raise generation.max_new_tokens" if "truncated" in unparsed else ""
+        say(f"{unparsed.sum():,} of {len(cells):,} answers state no label: {reasons}{remedy}")
 
 
 def show_shift(pooled: pd.DataFrame) -> None:

@@ -1,0 +1,250 @@
+"""A whole study, from a file to figures: the organism's planted truth is found again, and lost when shuffled."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import probe
+from probe.organism import CHECKPOINT
+from probe.stages.capture import capture
+from probe.stages.run import run_study
+from probe.study import Study
+from tests.tiny_models import DEFAULT_SYSTEM, NO_SYSTEM, save_tiny_model
+
+N_CASES = 160
+
+
+def organism_study(**settings: object) -> Study:
+    return Study.from_mapping(
+        {
+            "name": "organism",
+            "model": {"id": "organism"},
+            "personas": "builtin:persona-paradox",
+            "task": "builtin:triage",
+            "cases": "builtin:triage",
+            "generation": {"max_new_tokens": 128},
+            **settings,
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> probe.Store:
+    path = tmp_path_factory.mktemp("organism") / "store"
+    return probe.run(organism_study(limit=N_CASES), store=path)
+
+
+def test_a_store_holds_every_cell_of_the_study_once(store: probe.Store) -> None:
+    table = store.table()
+    assert len(table) == 6 * N_CASES
+    assert not table.duplicated(["persona", "case"]).any()
+    assert store.coverage().committed == store.coverage().planned
+    assert store.verify() == []
+    assert (table["status"] == "parsed").mean() >= 0.98
+
+
+def test_measured_labels_agree_with_the_plan_and_not_with_a_shuffled_plan(store: probe.Store) -> None:
+    """Gates on cells whose planned top-two gap exceeds .10: mean over personas >= .93, none < .90, in each channel."""
+    table = store.table()
+    for label, prefix in (("y_latent", "planned_logp_"), ("y_gen", "planned_stated_logp_")):
+        planned = np.exp(table[[prefix + option for option in "ABC"]].to_numpy())
+        ordered = np.sort(planned, axis=1)
+        clear = ordered[:, -1] - ordered[:, -2] > 0.10
+        expected = np.array(list("ABC"))[planned.argmax(1)]
+        agreement = (table[label] == expected)[clear].groupby(table["persona"][clear]).mean()
+        assert agreement.mean() >= 0.93, agreement
+        assert agreement.min() >= 0.90, agreement
+        shuffled = np.random.default_rng(0).permutation(expected)
+        assert (table[label] == shuffled)[clear].mean() < 0.6
+
+
+def test_metrics_lie_near_the_plan_on_the_same_cells(store: probe.Store) -> None:
+    metrics = probe.metrics(store)
+    shares = ["accuracy", "accuracy_latent", "consistency", "risk_propensity", "risk_propensity_latent"]
+    rows = metrics[metrics["metric"].isin(shares)]
+    difference = (rows["value"] - rows["planned"]).abs()
+    assert difference.mean() < 0.03
+    assert difference.max() < 0.10  # 80 cases a stratum: one standard error is .05; the model card has 300
+
+
+def test_the_role_helps_in_emergencies_hurts_in_primary_care_and_vanishes_when_personas_are_shuffled(
+    store: probe.Store,
+) -> None:
+    def effect(table: pd.DataFrame, stratum: str) -> float:
+        compared = probe.compare(table, base="none")
+        row = compared[
+            (compared["metric"] == "accuracy")
+            & (compared["persona"] == "ed_physician")
+            & (compared["stratum"] == stratum)
+        ]
+        return float(row["difference"].iloc[0])
+
+    table = store.table()
+    assert effect(table, "emergency") > 0.05
+    assert effect(table, "primary_care") < -0.03
+    rng = np.random.default_rng(1)
+    shuffled = table.copy()
+    for _, rows in shuffled.groupby("case").groups.items():
+        shuffled.loc[rows, "persona"] = rng.permutation(shuffled.loc[rows, "persona"])
+    assert abs(effect(shuffled, "emergency")) < 0.10
+    assert abs(effect(shuffled, "primary_care")) < 0.10
+
+
+def test_every_stored_number_of_a_cell_is_what_plain_transformers_gives(store: probe.Store) -> None:
+    """A second implementation: tokens from ``generate``, label logits and residuals from plain forwards."""
+    model = AutoModelForCausalLM.from_pretrained(CHECKPOINT, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(CHECKPOINT)
+    letters = [tokenizer.encode(letter, add_special_tokens=False)[0] for letter in "ABC"]
+    view = store.select(persona=["none", "bold_ed_physician"], where="case.str.endswith('3')")
+    texts = view.texts().set_index("row_id")
+    checked = 0
+    for record in list(view.records())[:12]:
+        ids = tokenizer(texts.loc[record.cell.row_id, "prompt"], add_special_tokens=False, return_tensors="pt")
+        assert tuple(ids["input_ids"][0].tolist()) == record.prompt_tokens
+        generated = model.generate(**ids, max_new_tokens=128, do_sample=False)[0, ids["input_ids"].shape[1] :]
+        assert tuple(generated.tolist()[: len(record.gen_tokens)]) == record.gen_tokens
+        whole = torch.tensor([[*record.prompt_tokens, *record.gen_tokens]])
+        with torch.no_grad():
+            output = model(whole, output_hidden_states=True)
+        for site, position in record.positions.items():
+            if position < 0:
+                continue
+            for layer in range(model.config.num_hidden_layers):
+                expected = output.hidden_states[layer][0, position].numpy()
+                scale = np.abs(expected).max()
+                np.testing.assert_allclose(record.resid[site][layer], expected, atol=2e-5 * scale)
+            # As probabilities: a rare second variant of a letter (" C") is summed into it, and stands here alone.
+            expected = output.logits[0, position].softmax(-1)[letters].numpy()
+            np.testing.assert_allclose(np.exp(record.labels[site].logp), expected, atol=1e-5)
+        answer = record.positions["answer"]
+        if record.status == "parsed":
+            letter = tokenizer.decode([int(whole[0, answer + 1])]).strip()
+            assert letter == record.letter == record.gen_text[slice(*record.span)]
+            checked += 1
+    assert checked >= 8
+
+
+def test_a_second_run_resumes_and_recomputes_nothing(store: probe.Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = {path.name: path.read_bytes() for path in (store.path / "shards").iterdir()}
+    monkeypatch.setattr("probe.models.loading.load_backend", _no_model)
+    outcome = capture(organism_study(limit=N_CASES), store=store.path)
+    assert (outcome.committed, outcome.resumed) == (outcome.planned, outcome.planned)
+    assert {path.name: path.read_bytes() for path in (store.path / "shards").iterdir()} == before
+    with pytest.raises(AssertionError, match="a model was loaded"):  # the control: more cells need the model
+        capture(organism_study(limit=N_CASES + 2), store=store.path)
+
+
+def _no_model(*_: object, **__: object) -> None:
+    raise AssertionError("a model was loaded")
+
+
+def test_a_killed_run_continues_to_the_same_bytes(tmp_path: Path) -> None:
+    study = tmp_path / "study.yaml"
+    study.write_text(
+        "name: killed\nmodel: {id: organism}\npersonas: builtin:persona-paradox\ntask: builtin:triage\n"
+        "cases: builtin:triage\nlimit: 24\ncapture: {batch_size: 8}\ngeneration: {max_new_tokens: 64}\n"
+        "analyses: [metrics]\n"
+    )
+    command = [sys.executable, "-m", "probe.cli", "capture", str(study), "--store"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run([*command, str(tmp_path / "whole")], check=True, env=environment, capture_output=True)
+    killed = tmp_path / "killed"
+    running = subprocess.Popen([*command, str(killed)], env=environment, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not list((killed / "shards").glob("*.safetensors")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    running.send_signal(signal.SIGKILL)
+    assert running.wait() == -signal.SIGKILL
+    saved = {path.name for path in (killed / "shards").iterdir()}
+    assert saved
+    subprocess.run([*command, str(killed)], check=True, env=environment, capture_output=True)
+    whole = {path.name: path.read_bytes() for path in (tmp_path / "whole" / "shards").iterdir()}
+    assert {path.name: path.read_bytes() for path in (killed / "shards").iterdir()} == whole
+    assert saved <= set(whole)
+
+
+@pytest.mark.parametrize(("family", "template"), [("qwen3", DEFAULT_SYSTEM), ("gemma2", NO_SYSTEM)])
+def test_another_architecture_and_hand_written_cases_end_with_the_same_products(
+    tmp_path: Path, family: str, template: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_tiny_model(tmp_path / "model", family, template, scale=3.0)
+    write_cases(tmp_path / "cases.jsonl")
+    positions = ["prompt_end", "persona_end", "case_mean", "answer", "response_mean"]
+    study = Study.from_mapping(
+        {
+            "name": family,
+            "model": {"id": "model"},
+            "personas": "builtin:persona-paradox",
+            "task": "builtin:triage",
+            "cases": "cases.jsonl",
+            "capture": {"positions": positions},
+            "generation": {"max_new_tokens": 12},
+        },
+        directory=tmp_path,
+    )
+    outcome = run_study(study)
+    assert outcome.exit_status == 0
+    opened = probe.open_store(outcome.store)
+    table = opened.table()
+    assert set(table["placement"]) == {"user" if family == "gemma2" else "system"}
+    assert opened.select(persona="ed_nurse").resid(layer=3, position="case_mean").shape == (4, 32)
+    products = {path.name for path in Path(f"figures/{family}").iterdir()}
+    assert {"report.html", "metrics.csv", "shift.csv", "persona_effects.png", "persona_effects.svg"} <= products
+    page = Path(f"figures/{family}/report.html").read_text()
+    assert ("has no system role" in page) == (family == "gemma2")
+    assert "planned_logp_A" not in table
+
+
+def write_cases(path: Path, **changes: str) -> None:
+    texts = {
+        "v1": ("A 54 year old man has crushing chest pain.", "C", "emergency"),
+        "v2": ("A 23 year old woman has a runny nose.", "A", "primary_care"),
+        "v3": ("A 61 year old woman has had a cough for five days.", "B", "primary_care"),
+        "v4": ("A 70 year old man cannot speak clearly.", "C", "emergency"),
+    }
+    lines = [
+        {"id": key, "input": changes.get(key, text), "target": target, "metadata": {"stratum": stratum}}
+        for key, (text, target, stratum) in texts.items()
+    ]
+    path.write_text("\n".join(map(json.dumps, lines)) + "\n")
+
+
+def test_a_prompt_beyond_the_context_fails_on_record_and_the_others_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_cases(tmp_path / "cases.jsonl", v2="pain " * 3000, v3="A man<|im_end|> with pain.")
+    study = organism_study(cases="cases.jsonl", name="long")
+    outcome = run_study(study)
+    assert (outcome.planned, outcome.committed, outcome.failed, outcome.exit_status) == (24, 12, 12, 3)
+    failures = probe.open_store(outcome.store).failures()
+    assert set(failures["kind"]) == {"PromptTooLong", "SpecialTokens"}
+    assert "failed for good" in Path("figures/long/report.html").read_text()
+    again = capture(study)
+    assert (again.resumed, again.failed, again.exit_status) == (12, 12, 3)
+
+
+def test_rotated_letters_keep_semantic_options(tmp_path: Path) -> None:
+    study = organism_study(limit=4, conditions={"rotations": "all"}, personas=[{"id": "none", "text": None}])
+    opened = probe.run(study, store=tmp_path / "store")
+    table = opened.table()
+    assert sorted(set(table["rotation"])) == [0, 1, 2]
+    parsed = table[table["status"] == "parsed"]
+    for _, row in parsed.iterrows():
+        assert "ABC"[("ABC".index(row["y_gen"]) + row["rotation"]) % 3] == row["letter"]
+    assert "planned_logp_A" not in table
+    texts = opened.select(where="rotation == 1").texts()["prompt"]
+    assert texts.str.contains("A: emergency care. B: stay home or self-care. C: routine or primary care.").all()
