@@ -18,6 +18,7 @@ _HOMES = {
     "metrics": "probe.stages.api",
     "compare": "probe.stages.api",
     "shift": "probe.stages.api",
+    "write_report": "probe.stages.api",
     "open_store": "probe.store",
     "Store": "probe.store",
     "Persona": "probe.values",
@@ -32,7 +33,7 @@ _HOMES = {
 }
 
 if TYPE_CHECKING:
-    from probe.stages.api import compare, metrics, run, shift
+    from probe.stages.api import compare, metrics, run, shift, write_report
     from probe.store import Store, open_store
     from probe.study import Study, new_study
     from probe.values import Case, Condition, Direction, Estimate, Option, Persona, ProbeError, Site, Task
@@ -56,6 +57,7 @@ __all__ = [
     "open_store",
     "run",
     "shift",
+    "write_report",
 ]
 
 

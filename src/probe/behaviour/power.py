@@ -12,8 +12,8 @@ def detectable_difference(n: int, *, discordant: float, power: float = 0.8, alph
     """The smallest paired difference of two proportions that McNemar's test finds with this power.
 
     ``discordant`` is the share of cases on which the two personas differ. No difference can exceed it: where even that
-    one would be missed, the study is too small to show any, and the answer is None. Source: Connor 1987 (Biometrics 43, 207-211),
-    n = (z_alpha sqrt(psi) + z_beta sqrt(psi - d^2))^2 / d^2.
+    one would be missed, the study is too small to show any, and the answer is None. Source: Connor 1987, Biometrics 43,
+    207-211: n = (z_alpha sqrt(psi) + z_beta sqrt(psi - d^2))^2 / d^2.
     """
     z_alpha, z_beta = norm.ppf(1 - alpha / 2), norm.ppf(power)
 

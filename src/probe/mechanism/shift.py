@@ -22,7 +22,7 @@ Read: TypeAlias = Callable[[str, int, str], tuple[pd.DataFrame, Float[np.ndarray
 
 Rows where the position is absent are left out. ``view.table()`` and ``np.asarray(view.resid(...))`` of a store fit."""
 
-_ByCase: TypeAlias = tuple[pd.DataFrame, Float[np.ndarray, "case d_model"]]
+_ByCase: TypeAlias = tuple[pd.DataFrame, Float[np.ndarray, "_ d_model"]]
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -46,6 +46,7 @@ class Forward:
     cache: Any
 
 
+@runtime_checkable
 class Backend(Protocol):
     """A decoder that can be read while it runs."""
 

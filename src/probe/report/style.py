@@ -26,6 +26,7 @@ _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 _LONGEST_NAME = 28
 _NAMES = {"none": "no persona", "all": "all cases"}
+_ACRONYMS = {"ed": "ED", "gp": "GP", "icu": "ICU", "ai": "AI", "ecg": "ECG"}
 
 METRIC_NAMES: Mapping[str, str] = {
     "accuracy": "Accuracy",
@@ -55,7 +56,8 @@ METRIC_NAMES: Mapping[str, str] = {
 
 def shown(name: str) -> str:
     """A persona or stratum as a reader sees it: words for underscores, shortened where it would not fit."""
-    text = _NAMES.get(name, " ".join(name.replace("_", " ").split())) or "(unnamed)"
+    words = [_ACRONYMS.get(word, word) for word in name.replace("_", " ").split()]
+    text = _NAMES.get(name, " ".join(words)) or "(unnamed)"
     return text if len(text) <= _LONGEST_NAME else text[: _LONGEST_NAME - 1] + "…"
 
 

@@ -14,26 +14,28 @@ from probe.report.numbers import decimal
 from probe.report.style import arms, shown
 
 
-def terminal_table(metrics: pd.DataFrame) -> Table:
+def terminal_table(metrics: pd.DataFrame, *, brief: bool = False) -> Table:
     """One line per persona and stratum, at most 110 columns wide; planned values, where there are any, in brackets.
 
     Consistency is over parsed answers; ECE has the range of a perfectly calibrated model beside it; sensitivity is
-    type I : type II errors = their ratio.
+    type I : type II errors = their ratio. ``brief`` leaves out planned values and null ranges, for 80 columns.
     """
-    planned = bool(metrics["planned"].notna().any())
+    planned = not brief and bool(metrics["planned"].notna().any())
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=0, header_style="bold")
-    said = "stated, latent: accuracy of either label. CR: consistency over parsed answers. null: ECE if calibrated."
-    said += " high risk: share called high-urgency. I:II: over- to under-triage."
-    table.caption = Text(said + (" [planned] on the same cells." if planned else ""), justify="left")
-    table.add_column("persona", no_wrap=True, max_width=22)
+    said = ["stated, latent: accuracy of either label.", "CR: consistency over parsed answers."]
+    said += [] if brief else ["null: ECE if calibrated."]
+    said += ["high risk: share called high-urgency.", "I:II: over- to under-triage."]
+    said += ["[planned] on the same cells."] if planned else []
+    table.caption = Text(" ".join(said), justify="left")
+    table.add_column("persona", no_wrap=True, max_width=20 if brief else 22)
     table.add_column("cases", no_wrap=True, max_width=13)
-    for name in ("n", "stated", "latent", "CR", "ECE (null)", "high risk", "I:II ratio"):
+    for name in ("n", "stated", "latent", "CR", "ECE" if brief else "ECE (null)", "high risk", "I:II ratio"):
         table.add_column(name, justify="right", no_wrap=True)
     last, (personas, strata) = "", arms(metrics)
     for persona, stratum in itertools.product(personas, strata):
         arm = rows_of_arm(metrics, persona, stratum)
         values = [_value(arm[name], planned) for name in ("accuracy", "accuracy_latent", "consistency")]
-        values += [_ece(arm["ece"]), _value(arm["risk_propensity"], planned)]
+        values += [decimal(arm["ece"]["value"]) if brief else _ece(arm["ece"]), _value(arm["risk_propensity"], planned)]
         values += [_errors(arm["risk_sensitivity"])]
         if last and persona != last:
             table.add_section()

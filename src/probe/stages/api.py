@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from probe.stages.analysis import behaviour_tables, shift_tables
+from probe.stages.analysis import behaviour_tables, shift_tables, study_of
+from probe.stages.reporting import write_report as _write_report
 from probe.store import Store, open_store
 from probe.study import Study
 from probe.values import ProbeError
@@ -53,3 +54,14 @@ def shift(store: Store, base: str | None = None) -> pd.DataFrame:
         ProbeError: the store holds no cell.
     """
     return shift_tables(store, base=base)
+
+
+def write_report(store: Store, folder: str | Path, *, base: str | None = None) -> list[Path]:
+    """Write figures (PNG, SVG), tables (CSV) and ``report.html`` into a folder; returns every path written.
+
+    Raises:
+        ProbeError: the store holds no cell.
+    """
+    tables, shifts = behaviour_tables(store, base=base), shift_tables(store, base=base)
+    title = str(study_of(store).get("name", store.path.name))
+    return _write_report(store, tables, shifts, Path(folder), title=title)

@@ -30,7 +30,7 @@ def write_report(
     for name, figure in figures.items():
         written += report.save(figure, folder, name)
     page = report.Report(
-        title=title,
+        title=f"Persona study: {title}",
         subtitle=_subtitle(store),
         metrics=tables.metrics,
         comparisons=tables.comparisons,
@@ -71,8 +71,8 @@ def _facts(store: Store) -> dict[str, object]:
     strata = pd.Series([case["stratum"] for case in plan.cases]).value_counts(sort=False)
     return {
         "Model": manifest["model"]["id"],
-        "Personas": ", ".join(persona["id"] for persona in plan.personas),
-        "Cases": ", ".join(f"{n} {stratum or 'without stratum'}" for stratum, n in strata.items()),
+        "Personas": len(plan.personas),
+        "Cases": ", ".join(f"{n} {stratum.replace('_', ' ') or 'without stratum'}" for stratum, n in strata.items()),
         "Read": f"residual points {_span(capture['layers'])} at {', '.join(capture['positions'])}",
         "Cells": f"{store.coverage().committed:,}",
     }
@@ -128,6 +128,11 @@ def _notes(store: Store, tables: BehaviourTables) -> list[str]:
     if "user" in placements and asked == "auto":
         notes.append(
             "This model's chat template has no system role: the persona's sentence stands first in the user turn."
+        )
+    if _is_organism(store):
+        notes.append(
+            "The organism opens with a letter in three answers of ten by design: its labels hold .30 of the probability at "
+            "the end of the prompt, and the latent label is trained there all the same (see its model card)."
         )
     runs = store.runs()
     ignored = dict(runs[-1].get("ignored_generation_config") or {}) if runs else {}

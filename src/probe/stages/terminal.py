@@ -31,7 +31,8 @@ def say(text: str) -> None:
 
 def show_metrics(tables: BehaviourTables, cells: pd.DataFrame) -> None:
     """The compact table of metrics, and how many answers stated no label, by reason."""
-    console().print(report.terminal_table(tables.metrics))
+    out = console()
+    out.print(report.terminal_table(tables.metrics, brief=out.width < WIDE))
     if "status" not in cells:
         return
     unparsed = cells["status"][cells["status"] != "parsed"].value_counts()

@@ -36,7 +36,7 @@ class Condition:
     def name(self) -> str:
         """A short readable name: the placement, then only what differs from the default."""
         parts = [self.placement]
-        parts += [f"{key}={value}" for key, value in asdict(self).items() if key != "placement" and value]
+        parts += [f"{key}={value}" for key, value in vars(self).items() if key != "placement" and value]
         return "/".join(parts)
 
 
