@@ -29,8 +29,17 @@ def load_backend(source: ModelSource, *, backend: str, dtype: str, device: str, 
     return loaded
 
 
+def device_kind(wanted: str) -> str:
+    """The kind of device (``cpu``, ``cuda``, ``mps``) behind a name; ``auto`` is an accelerator if there is one.
+
+    Raises:
+        ModelError: torch knows no such device.
+    """
+    return resolve_device(wanted).type
+
+
 def compute_dtype(wanted: str, device: str, checkpoint: str) -> str:
     """The dtype that a model will compute in: ``auto`` is float32 on the CPU and the checkpoint's on an accelerator."""
     if wanted != "auto":
         return wanted
-    return "float32" if resolve_device(device).type == "cpu" else checkpoint
+    return "float32" if device == "cpu" else checkpoint

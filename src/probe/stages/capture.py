@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from probe.capture import Capturer, Job
     from probe.models.protocol import Backend
     from probe.stages.preparation import Preparation
+    from probe.stages.resolution import Resolved
 
 SMALL_MODEL_BYTES = 32 * 2**20
 VERSIONS_OF = ("persona-probe", "torch", "transformers", "tokenizers", "safetensors", "numpy")
@@ -101,14 +102,15 @@ def _run(preparation: Preparation, writer: StoreWriter, jobs: list[Job]) -> None
     """Load the model and run the jobs shard by shard, each committed before the next begins."""
     from probe.engines import run_local
 
-    backend = _load(preparation)
+    resolved = preparation.resolved
+    backend = _load(resolved)
     shards = [list(group) for _, group in groupby(jobs, key=lambda job: job.row.shard)]
-    work = _shard_work(_capturer(preparation, backend), writer)
+    work = _shard_work(_capturer(resolved, backend), writer)
     total = len(preparation.cells.rows)
     status = 1
     try:
-        with _terminable(), _threads_for(preparation):
-            writer.start_run(_run_facts(preparation, backend))
+        with _terminable(), _threads_for(resolved):
+            writer.start_run(_run_facts(resolved, backend))
             run_local(shards, work, total=total, done=total - len(jobs))
         status = 0 if writer.coverage().failed == 0 else 3
     except KeyboardInterrupt as interrupt:
@@ -136,42 +138,42 @@ def _shard_work(capturer: Capturer, writer: StoreWriter) -> Callable[[list[Job],
     return work
 
 
-def _load(preparation: Preparation) -> Backend:
+def _load(resolved: Resolved) -> Backend:
     from probe.models.loading import load_backend
 
-    model = preparation.study.model
+    model = resolved.study.model
     return load_backend(
-        preparation.source,
+        resolved.source,
         backend=model.backend,
-        dtype=preparation.compute_dtype,
+        dtype=resolved.compute_dtype,
         device=model.device,
         attention=model.attn_implementation,
     )
 
 
-def _capturer(preparation: Preparation, backend: Backend) -> Capturer:
+def _capturer(resolved: Resolved, backend: Backend) -> Capturer:
     from probe.capture import Capturer, PassSettings
 
-    study = preparation.study
+    study = resolved.study
     return Capturer(
         backend=backend,
-        tokenizer=preparation.tokenizer,
+        tokenizer=resolved.tokenizer,
         letters=study.task.letters,
         options=study.task.option_ids,
-        settings=PassSettings(preparation.layers, study.capture.positions, study.generation.max_new_tokens),
-        batch_size=preparation.batch_size,
-        dtype=preparation.stored_dtype,
+        settings=PassSettings(resolved.layers, study.capture.positions, study.generation.max_new_tokens),
+        batch_size=resolved.batch_size,
+        dtype=resolved.stored_dtype,
     )
 
 
-def _run_facts(preparation: Preparation, backend: Backend) -> dict[str, Any]:
+def _run_facts(resolved: Resolved, backend: Backend) -> dict[str, Any]:
     """What may differ between two runs of the same rows."""
     import torch
 
     facts = backend.facts
     return {
         "argv": sys.argv,
-        "study": preparation.study.to_mapping(cases=False),
+        "study": resolved.study.to_mapping(cases=False),
         "versions": {name: version(name) for name in VERSIONS_OF} | {"python": platform.python_version()},
         "platform": platform.platform(),
         "device": str(facts.device),
@@ -179,9 +181,9 @@ def _run_facts(preparation: Preparation, backend: Backend) -> dict[str, Any]:
         "architecture": facts.architecture,
         "attention": facts.attention,
         "padding_side": "left",
-        "batch_size": preparation.batch_size,
+        "batch_size": resolved.batch_size,
         "threads": torch.get_num_threads(),
-        "placement": preparation.placement,
+        "placement": resolved.placement,
         "ignored_generation_config": dict(facts.shape.ignored),
     }
 
@@ -212,12 +214,12 @@ def _clear(path: Path) -> None:
 
 
 @contextmanager
-def _threads_for(preparation: Preparation) -> Iterator[None]:
+def _threads_for(resolved: Resolved) -> Iterator[None]:
     """One thread for a model so small that threads would wait for each other longer than they work."""
     import torch
 
     before = torch.get_num_threads()
-    if preparation.weight_bytes < SMALL_MODEL_BYTES:
+    if resolved.weight_bytes < SMALL_MODEL_BYTES:
         torch.set_num_threads(1)
     try:
         yield

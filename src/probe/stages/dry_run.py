@@ -17,7 +17,6 @@ from probe.stages.terminal import console, say
 from probe.study import Study
 
 _ASSUMED_DISCORDANT = 0.2
-_COMPUTE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 def dry_run(study: Study, *, store: Path | None = None) -> None:
@@ -35,7 +34,7 @@ def dry_run(study: Study, *, store: Path | None = None) -> None:
 
 def _show_prompt(out: Console, preparation: Preparation, job: Job) -> None:
     """The rendered prompt of the first cell, then each site with its token and its neighbours."""
-    tokenizer, prompt = preparation.tokenizer, job.prompt
+    tokenizer, prompt = preparation.resolved.tokenizer, job.prompt
     cell = job.row.cell
     out.rule(f"first prompt: {escape(cell.persona)} / {escape(cell.case)} / {cell.condition.name}")
     out.print(escape(prompt.text), highlight=False)
@@ -49,43 +48,41 @@ def _show_prompt(out: Console, preparation: Preparation, job: Job) -> None:
         "case_mean (last)": prompt.case_tokens[1] - 1 if prompt.case_tokens else None,
     }
     for site, place in places.items():
-        if site.split()[0] not in preparation.study.capture.positions:
+        if site.split()[0] not in preparation.resolved.study.capture.positions:
             continue
         if place is None:
             table.add_row(site, "absent", "", "")
             continue
         around = "".join(pieces[max(place - 2, 0) : place]) + " | " + "".join(pieces[place + 1 : place + 3])
         table.add_row(site, str(place), escape(pieces[place]), escape(around))
-    for option, ids in zip(preparation.study.task.option_ids, job.labels.ids, strict=True):
+    for option, ids in zip(preparation.resolved.study.task.option_ids, job.labels.ids, strict=True):
         shown = ", ".join(f"{token} {tokenizer.decode([token])!r}" for token in ids)
         table.add_row(f"label {escape(option)}", "next", escape(shown), "")
     out.print(table)
 
 
 def _show_costs(out: Console, preparation: Preparation, path: Path) -> None:
-    study, shape = preparation.study, preparation.shape
+    resolved = preparation.resolved
+    study, shape = resolved.study, resolved.shape
     rows = len(preparation.cells.jobs)
     lengths = [len(job.prompt.token_ids) for job in preparation.cells.jobs] or [0]
     longest = max(lengths) + study.generation.max_new_tokens
     if shape.context is not None:
         longest = min(longest, shape.context)
-    factor = _COMPUTE_BYTES[preparation.compute_dtype] / _COMPUTE_BYTES.get(shape.dtype, 4)
-    resid = rows * preparation.row_bytes
+    resid = rows * resolved.row_bytes
     folder = path if path.exists() else Path.cwd()
     table = Table("what a run would do", "", show_header=True)
     table.add_row("model", f"{escape(study.model.id)} ({shape.n_layers} blocks, width {shape.d_model})")
-    table.add_row("persona's place", preparation.placement)
+    table.add_row("persona's place", resolved.placement)
     table.add_row(
-        "cells", f"{len(preparation.cells.rows)} in {preparation.n_shards} shards, batches of {preparation.batch_size}"
+        "cells", f"{len(preparation.cells.rows)} in {preparation.n_shards} shards, batches of {resolved.batch_size}"
     )
     table.add_row("prompt tokens", f"{min(lengths)} to {max(lengths)}; at most {longest} with the answer")
     table.add_row(
         "residuals on disk",
-        f"{resid / 2**20:.1f} MiB ({preparation.stored_dtype}); free {shutil.disk_usage(folder).free / 2**30:.1f} GiB",
+        f"{resid / 2**20:.1f} MiB ({resolved.stored_dtype}); free {shutil.disk_usage(folder).free / 2**30:.1f} GiB",
     )
-    table.add_row(
-        "weights in memory", f"{preparation.weight_bytes * factor / 2**20:.1f} MiB ({preparation.compute_dtype})"
-    )
+    table.add_row("weights in memory", f"{resolved.weight_bytes / 2**20:.1f} MiB ({resolved.compute_dtype})")
     table.add_row("store", str(path))
     out.print(table)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,7 @@ def _coverage(store: Store) -> report.Coverage:
 def _facts(store: Store) -> dict[str, object]:
     manifest, plan = store.manifest, store.plan
     capture = manifest["capture"]
-    strata = pd.Series([case["stratum"] for case in plan.cases]).value_counts(sort=False)
+    strata = Counter(str(case["stratum"]) for case in plan.cases)
     return {
         "Model": manifest["model"]["id"],
         "Personas": len(plan.personas),
@@ -131,8 +132,8 @@ def _notes(store: Store, tables: BehaviourTables) -> list[str]:
         )
     if _is_organism(store):
         notes.append(
-            "The organism opens with a letter in three answers of ten by design: its labels hold .30 of the probability at "
-            "the end of the prompt, and the latent label is trained there all the same (see its model card)."
+            "By design the organism's labels hold .30 of the probability at the end of the prompt; its latent label is "
+            "trained there all the same (see its model card)."
         )
     runs = store.runs()
     ignored = dict(runs[-1].get("ignored_generation_config") or {}) if runs else {}

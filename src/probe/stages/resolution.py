@@ -1,0 +1,115 @@
+"""What a study comes to with its model on this machine. Reads configuration and tokenizer; loads no weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from probe.models import ModelShape, ModelSource, find_model, read_shape
+from probe.models.loading import compute_dtype, device_kind
+from probe.organism import triage_task
+from probe.prompts import PromptBuilder, load_tokenizer
+from probe.study import Study
+from probe.values import StudyError
+
+BATCH_SIZE = {"cpu": 64, "cuda": 32}
+"""``batch_size: auto``, by kind of device; 16 on any other."""
+
+_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+@dataclass(frozen=True, eq=False)
+class Resolved:
+    """A study with everything that was ``auto`` decided: its model's files, shape and tokenizer, layers and dtypes.
+
+    ``device`` is a kind (``cpu``, ``cuda``). ``placement`` is where this template puts a persona's text.
+    """
+
+    study: Study
+    source: ModelSource
+    shape: ModelShape
+    builder: PromptBuilder
+    device: str
+    layers: tuple[int, ...]
+    placement: str
+    compute_dtype: str
+    stored_dtype: str
+    batch_size: int
+
+    @property
+    def tokenizer(self) -> Any:
+        """The model's tokenizer."""
+        return self.builder.tokenizer
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row's residuals, if it has every position."""
+        per_site = len(self.layers) * self.shape.d_model * _BYTES[self.stored_dtype]
+        return per_site * len(self.study.capture.positions)
+
+    @property
+    def parameters(self) -> int:
+        """How many parameters the checkpoint has, from the size of its files."""
+        weights = sum(path.stat().st_size for path in self.source.folder.glob("*.safetensors"))
+        return weights // _BYTES.get(self.shape.dtype, 4)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the weights as they will be computed with."""
+        return self.parameters * _BYTES[self.compute_dtype]
+
+    @property
+    def has_planned_truth(self) -> bool:
+        """Only the organism on its own task, with the letters where its training had them, has a plan."""
+        study = self.study
+        return self.source.is_organism and study.task == triage_task() and study.conditions.rotations in ("none", (0,))
+
+
+def resolve(study: Study) -> Resolved:
+    """Find the model and decide what the study left open.
+
+    Raises:
+        ModelError: the model, its tokenizer or its chat template cannot serve the study.
+        StudyError: the study asks for residual points that the model does not have.
+    """
+    model = study.model
+    source = find_model(model.id, model.revision, trust_remote_code=model.trust_remote_code)
+    shape = read_shape(source)
+    tokenizer = load_tokenizer(
+        source.folder, chat_template=model.chat_template, trust_remote_code=model.trust_remote_code
+    )
+    builder = PromptBuilder(tokenizer, study.task)
+    device = device_kind(model.device)
+    computing = compute_dtype(model.dtype, device, shape.dtype)
+    batch_size = study.capture.batch_size
+    return Resolved(
+        study=study,
+        source=source,
+        shape=shape,
+        builder=builder,
+        device=device,
+        layers=_layers(study, shape),
+        placement=builder.resolve_placement(study.conditions.placement),
+        compute_dtype=computing,
+        stored_dtype=_stored_dtype(study, computing),
+        batch_size=BATCH_SIZE.get(device, 16) if batch_size == "auto" else int(batch_size),
+    )
+
+
+def _layers(study: Study, shape: ModelShape) -> tuple[int, ...]:
+    if study.capture.layers == "all":
+        return tuple(range(shape.n_layers + 1))
+    beyond = [layer for layer in study.capture.layers if layer > shape.n_layers]
+    if beyond:
+        raise StudyError(
+            f"capture.layers names residual point {beyond[0]}, but this model has points 0 to {shape.n_layers} "
+            f"(0 = embeddings, {shape.n_layers} = output of the last block)"
+        )
+    return tuple(study.capture.layers)
+
+
+def _stored_dtype(study: Study, computing: str) -> str:
+    """As asked; else as computed, but never float16, which overflows on massive activations."""
+    if study.capture.dtype != "auto":
+        return study.capture.dtype
+    return "float32" if computing == "float16" else computing
