@@ -21,6 +21,7 @@ LAZY_ROOMS = {"stages", "cli"}
 NUMPY_WING = {"behaviour", "mechanism", "interop", "report"}
 TORCH_WING = {"models", "capture", "engines"}
 ONE_FILE_EACH = ("transformer_lens", "nnsight")
+NUMPY_ONLY = {"values", "organism"}
 
 
 def imports(tree: ast.AST, *, package: str) -> Iterator[tuple[str, bool, str]]:
@@ -79,6 +80,8 @@ def broken_rules(files: dict[Path, str]) -> list[str]:
                     broken.append(f"{where}: torch belongs to {sorted(TORCH_ROOMS)}")
                 if room in LAZY_ROOMS and not inside:
                     broken.append(f"{where}: torch only inside a function here")
+            if room in NUMPY_ONLY and top not in {*sys.stdlib_module_names, "numpy", "jaxtyping", "probe"}:
+                broken.append(f"{where}: this room knows numpy only")
             if top == "transformers" and room not in TORCH_WING | {"prompts"}:
                 broken.append(f"{where}: transformers belongs to prompts and models")
             if top == "probe" and name.count(".") >= 1 and room in ROOMS:
@@ -128,6 +131,7 @@ def test_every_room_imports_only_from_rooms_above_it() -> None:
         ("values/cases.py", "import torch"),
         ("values/cases.py", "from probe.store import open_store"),
         ("organism/plan.py", "def f():\n    import torch"),
+        ("organism/plan.py", "import pandas"),
         ("store/writer.py", "import torch"),
         ("store/writer.py", "def torch_too():\n    import torch"),
         ("behaviour/scores.py", "from probe.models import find_model"),

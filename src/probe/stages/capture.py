@@ -104,6 +104,7 @@ def _run(preparation: Preparation, writer: StoreWriter, jobs: list[Job]) -> None
 
     resolved = preparation.resolved
     backend = _load(resolved)
+    _write_readout(preparation, backend, writer)
     shards = [list(group) for _, group in groupby(jobs, key=lambda job: job.row.shard)]
     work = _shard_work(_capturer(resolved, backend), writer)
     total = len(preparation.cells.rows)
@@ -136,6 +137,16 @@ def _shard_work(capturer: Capturer, writer: StoreWriter) -> Callable[[list[Job],
             writer.fail(row.cell, failure.kind, failure.reason, prompt_sha=row.prompt_sha)
 
     return work
+
+
+def _write_readout(preparation: Preparation, backend: Backend, writer: StoreWriter) -> None:
+    """What a label lens needs without the model, for the tokens of the store's labels."""
+    from probe.models.readout import find_readout
+
+    tokens = sorted({token for _, ids in preparation.manifest["labels"]["token_ids"] for token in ids})
+    readout = find_readout(backend, tokens)
+    if readout is not None:
+        writer.write_readout(readout.tensors(), readout.metadata())
 
 
 def _load(resolved: Resolved) -> Backend:

@@ -1,0 +1,127 @@
+"""From the last residual point to logits, as numbers: final norm, unembedding rows, scale. Knows no lens and no label.
+
+Nothing is taken from an architecture's name: each part is found by what it does on given residuals, and the whole is
+kept only if it gives the model's own logits again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from probe.models.hf import HFBackend
+from probe.models.protocol import Backend, Reads
+
+_TOLERANCE = 1e-3
+_EPS_NAMES = ("variance_epsilon", "eps", "norm_eps")
+
+
+@dataclass(frozen=True, eq=False)
+class Readout:
+    """``logits = f(scale * (unembed @ norm(x) + unembed_bias))`` for some token ids, with x at the last residual point.
+
+    ``kind`` is ``rms`` (x / sqrt(mean(x^2) + eps)) or ``layer`` (the same after centring); then ``weight`` and ``bias``
+    apply. ``f`` is ``softcap * tanh(. / softcap)``, or nothing where ``softcap`` is 0. All in float32.
+    """
+
+    kind: str
+    eps: float
+    scale: float
+    softcap: float
+    token_ids: tuple[int, ...]
+    weight: Float[np.ndarray, " d_model"]
+    bias: Float[np.ndarray, " d_model"]
+    unembed: Float[np.ndarray, "token d_model"]
+    unembed_bias: Float[np.ndarray, " token"]
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        """The arrays, by the names that they have in a store."""
+        return {
+            "norm.weight": self.weight,
+            "norm.bias": self.bias,
+            "unembed.weight": self.unembed,
+            "unembed.bias": self.unembed_bias,
+        }
+
+    def metadata(self) -> dict[str, str]:
+        """The rest, as strings."""
+        return {
+            "norm.kind": self.kind,
+            "norm.eps": repr(self.eps),
+            "logit_scale": repr(self.scale),
+            "softcap": repr(self.softcap),
+            "token_ids": json.dumps(list(self.token_ids)),
+        }
+
+
+@torch.inference_mode()
+def find_readout(backend: Backend, token_ids: Sequence[int]) -> Readout | None:
+    """The readout of a model for some token ids; None where no such form gives the model's logits again."""
+    if not isinstance(backend, HFBackend):
+        return None
+    shape, device = backend.facts.shape, backend.facts.device
+    ids = torch.randint(0, shape.vocab, (1, 8), generator=torch.Generator().manual_seed(0)).to(device)
+    columns = torch.arange(8, device=device)[None]
+    x = backend.forward(ids, torch.ones_like(ids), Reads((shape.n_layers,), columns)).points[0, 0]
+    states = backend.model(input_ids=ids, output_hidden_states=True, use_cache=False)
+    norm = _find_norm(backend, x, states.hidden_states[-1][0])
+    head = backend.model.get_output_embeddings()
+    if norm is None or head is None:
+        return None
+    kind, eps, weight, bias = norm
+    chosen = list(token_ids)
+    own_bias = getattr(head, "bias", None)
+    unembed = head.weight[chosen].float()
+    unembed_bias = torch.zeros(len(chosen)) if own_bias is None else own_bias[chosen].float().cpu()
+    plain = _apply_norm(x.float(), kind, eps, weight, bias) @ unembed.T + unembed_bias.to(device)
+    scale, softcap = _finish(backend.model.config.get_text_config(decoder=True))
+    logits = scale * plain
+    if softcap:
+        logits = softcap * torch.tanh(logits / softcap)
+    if not _same(logits, states.logits[0][:, chosen].float(), backend):
+        return None
+    arrays = [tensor.cpu().numpy() for tensor in (weight, bias, unembed, unembed_bias)]
+    return Readout(kind, eps, scale, softcap, tuple(chosen), *arrays)
+
+
+def _find_norm(backend: HFBackend, x: Tensor, normed: Tensor) -> tuple[str, float, Tensor, Tensor] | None:
+    """The module outside the blocks that turns the last residual point into ``hidden_states[-1]``, as numbers."""
+    inside = {id(module) for block in backend.blocks for module in block.modules()}
+    for module in backend.model.get_decoder().modules():
+        own = getattr(module, "weight", None)
+        if id(module) in inside or not isinstance(own, Tensor) or own.shape != x.shape[-1:]:
+            continue
+        if not _same(module(x), normed, backend):
+            continue
+        eps = next((float(getattr(module, name)) for name in _EPS_NAMES if hasattr(module, name)), 0.0)
+        kind = "layer" if isinstance(module, nn.LayerNorm) or _same(module(x + x.std()), normed, backend) else "rms"
+        bias = module(torch.zeros_like(x[:1]))[0].float()
+        probe = torch.randn_like(x[:1].float())
+        unit = _apply_norm(probe, kind, eps, torch.ones_like(bias), torch.zeros_like(bias))
+        weight = ((module(probe.to(x.dtype)).float() - bias) / unit)[0]
+        return kind, eps, weight, bias
+    return None
+
+
+def _apply_norm(x: Tensor, kind: str, eps: float, weight: Tensor, bias: Tensor) -> Tensor:
+    if kind == "layer":
+        x = x - x.mean(-1, keepdim=True)
+    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps) * weight + bias
+
+
+def _finish(config: Any) -> tuple[float, float]:
+    """What follows the unembedding: a factor (Cohere's multiplies, Granite's divides) and a softcap (Gemma-2)."""
+    scale = float(getattr(config, "logit_scale", None) or 1.0) / float(getattr(config, "logits_scaling", None) or 1.0)
+    return scale, float(getattr(config, "final_logit_softcapping", None) or 0.0)
+
+
+def _same(a: Tensor, b: Tensor, backend: HFBackend) -> bool:
+    tolerance = _TOLERANCE if backend.facts.dtype == torch.float32 else 3e-2
+    return bool((a.float() - b.float()).abs().max() <= tolerance * b.float().abs().max().clamp(min=1e-6))
