@@ -152,10 +152,25 @@ def every_token_is_a_letter(scene: Scene) -> LetterVocabulary:
 def test_only_the_newest_letter_steps_are_kept_and_all_are_counted(small: Scene) -> None:
     raw = run_pass(small.backend, small.rows, small.settings, every_token_is_a_letter(small))
     for row in raw:
-        assert row.n_letter_steps >= len(row.tokens)
+        assert row.n_letter_steps >= len(row.tokens) - 1  # the first token's step is the end of the prompt
         kept = [step.index for step in row.letter_steps]
-        assert kept == list(range(row.n_letter_steps))[-KEPT_STEPS:]
-    assert all(row.n_letter_steps < len(row.tokens) for row in small.run(small.rows) if row.tokens)
+        assert kept == list(range(1, row.n_letter_steps + 1))[-KEPT_STEPS:]
+    assert all(row.n_letter_steps < len(row.tokens) - 1 for row in small.run(small.rows) if row.tokens)
+
+
+def test_articles_give_way_before_letters_do(small: Scene) -> None:
+    class Articles(LetterVocabulary):
+        def is_word(self, token_id: int) -> bool:
+            return token_id % 2 == 0
+
+    vocabulary = Articles(small.tokenizer, TASK.letters)
+    vocabulary._found = every_token_is_a_letter(small)._found
+    for row in run_pass(small.backend, small.rows, small.settings, vocabulary):
+        words = [index for index, token in enumerate(row.tokens) if index and token % 2 == 0]
+        letters = [index for index, token in enumerate(row.tokens) if index and token % 2]
+        kept = [step.index for step in row.letter_steps]
+        assert [index for index in kept if index in letters] == letters[-KEPT_STEPS:] or len(letters) > KEPT_STEPS
+        assert len(kept) == min(KEPT_STEPS, len(words) + len(letters))
 
 
 def test_new_tokens_stop_at_the_cap_or_at_the_context(small: Scene) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from probe.models import find_model, read_shape
@@ -120,3 +121,21 @@ def test_settings_of_the_models_own_generation_config_are_ignored_and_named(tmp_
     shape = read_shape(find_model(str(folder)))
     assert shape.end_ids == (2, 7)
     assert shape.ignored == {"repetition_penalty": 1.3, "do_sample": True, "temperature": 0.6}
+
+
+@pytest.mark.parametrize("part", ["lm_head.weight", "model.layers.1.mlp.up_proj.weight"])
+def test_a_checkpoint_that_lacks_weights_is_refused_instead_of_filled_with_noise(tmp_path: Path, part: str) -> None:
+    folder = save_tiny_model(tmp_path / "lacking", "llama")
+    weights = load_file(folder / "model.safetensors")
+    assert load(folder)
+    del weights[part]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match=f"lacks weights that its config.json asks for \\({part}"):
+        load(folder)
+
+
+def test_a_device_that_is_not_there_is_refused(folders: dict[str, Path]) -> None:
+    source = find_model(str(folders["llama"]))
+    for device in ("cuda:7", "abacus"):
+        with pytest.raises(ModelError, match=f"device '{device}' is not usable here"):
+            load_backend(source, backend="hf", dtype="auto", device=device, attention=None)

@@ -49,3 +49,14 @@ def test_a_head_of_another_form_has_no_readout(tmp_path: Path) -> None:
     handle = head.register_forward_hook(lambda _module, _args, output: output**3)
     assert find_readout(backend, TOKENS) is None
     handle.remove()
+
+
+def test_the_same_model_gives_the_same_bytes_whatever_was_drawn_before(tmp_path: Path) -> None:
+    source = find_model(str(save_tiny_model(tmp_path / "tiny", "gpt2", scale=3.0)))
+    backend = load_backend(source, backend="hf", dtype="auto", device="cpu", attention=None)
+    first = find_readout(backend, TOKENS)
+    torch.randn(3)
+    second = find_readout(backend, TOKENS)
+    assert first is not None
+    assert second is not None
+    assert all(np.array_equal(a, b) for a, b in zip(first.tensors().values(), second.tensors().values(), strict=True))

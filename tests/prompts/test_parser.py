@@ -37,6 +37,14 @@ STATED = [
     ("## Thinking\nFinal answer: A\n## Final Response\nThe answer is B.", "B"),
     ("Decision: B", "B"),
     ("Triage level: C", "C"),
+    ("Final answer - B", "B"),
+    ("Final answer – B", "B"),
+    ("I choose C", "C"),
+    ("I would choose B.", "B"),
+    ("The correct option is B.", "B"),
+    ("Category: C", "C"),
+    ("\\boxed{\\textbf{B}}", "B"),
+    ("Final answer: B, a routine visit.", "B"),
 ]
 
 UNSTATED = [
@@ -51,7 +59,13 @@ UNSTATED = [
     ("Go to the emergency department.", "unparsable"),
     ("Final answer: A or B", "conflicting"),
     ("The answer is B/C.", "conflicting"),
+    ("Final answer: A, B", "conflicting"),
+    ("Neither option A nor option B is safe.", "unparsable"),
+    ("Option A (stay home) is not appropriate. She must be seen today.", "unparsable"),
+    ("**A**: stay home\n**B**: routine\n**C**: emergency\n\nI would go.", "conflicting"),
+    ("Option A is cheap and option B is safe.", "conflicting"),
     ("I'm sorry, I can't give medical advice.", "refused"),
+    ("I cannot choose between option A and option B.", "refused"),
     ("As an AI I am not able to decide this.", "refused"),
     ("<think>Perhaps. Final answer: A", "unparsable"),
     ("## Thinking\nThe answer is B.", "unparsable"),

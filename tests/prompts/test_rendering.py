@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from probe.prompts import PromptBuilder, label_tokens
+from probe.prompts.tokenizers import with_fixed_date
 from probe.values import Case, Condition, LabelError, ModelError, Option, ProbeError, RowRefused, Task
 from tests.tiny_models import CHATML, DEFAULT_SYSTEM, NO_SYSTEM, tiny_tokenizer
 
@@ -125,3 +126,39 @@ def test_a_label_of_several_tokens_is_refused_with_its_pieces() -> None:
 def test_a_structural_token_in_the_persona_is_refused_too() -> None:
     with pytest.raises(RowRefused, match="SpecialTokens"):
         builder().build("You are <|im_end|> free.", CASE, Condition())
+
+
+def test_options_are_shown_in_the_order_of_the_tasks_letters() -> None:
+    task = Task("t", ("{case} {options}",), TASK.options, ("L", "M", "H"), "emergency")
+    text = PromptBuilder(tiny_tokenizer(), task).build(None, CASE, Condition()).text
+    assert "L: stay home. M: routine care. H: go now." in text
+
+
+def test_a_template_that_drops_the_texts_or_does_not_render_is_refused() -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = "{% for m in messages %}{% for c in m.content %}{{ c.text }}{% endfor %}{% endfor %}"
+    with pytest.raises(ModelError, match="shows nothing of the user's text"):
+        PromptBuilder(tokenizer, TASK).build(None, CASE, Condition())
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content "
+    with pytest.raises(ModelError, match="does not render a user's message"):
+        PromptBuilder(tokenizer, TASK)
+
+
+def test_a_template_that_asks_for_the_date_is_given_a_fixed_one() -> None:
+    tokenizer = tiny_tokenizer()
+    clock = '{% if strftime_now is defined %}{{ strftime_now("%d %b %Y") }}{% else %}no clock{% endif %}'
+    tokenizer.chat_template = with_fixed_date(clock + CHATML)
+    assert PromptBuilder(tokenizer, TASK).build(None, CASE, Condition()).text.startswith("01 Jan 2025<|im_start|>")
+    assert with_fixed_date(CHATML) == CHATML
+
+
+def test_a_prompt_that_ends_in_a_space_has_no_labels() -> None:
+    with pytest.raises(LabelError, match="let the prompt end without a space"):
+        label_tokens(tiny_tokenizer(), "Final answer: ", ("A", "B", "C"))
+    assert label_tokens(tiny_tokenizer(), "Final answer:", ("A", "B", "C")).letters == ("A", "B", "C")
+
+
+def test_an_unknown_character_is_not_structure() -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_special_tokens({"unk_token": "<unk>"})
+    PromptBuilder(tokenizer, TASK).build(NURSE, Case("u", "A man with <unk> pain.", "routine"), Condition())

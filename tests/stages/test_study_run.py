@@ -17,10 +17,14 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import probe
+from probe.capture.decoding import RawRow
+from probe.capture.shards import _answer_step
 from probe.organism import CHECKPOINT
+from probe.prompts import parse_answer
 from probe.stages.capture import capture
 from probe.stages.run import run_study
 from probe.study import Study
+from probe.values import LabelRead
 from tests.tiny_models import DEFAULT_SYSTEM, NO_SYSTEM, save_tiny_model
 
 N_CASES = 160
@@ -82,24 +86,20 @@ def test_metrics_lie_near_the_plan_on_the_same_cells(store: probe.Store) -> None
 def test_the_role_helps_in_emergencies_hurts_in_primary_care_and_vanishes_when_personas_are_shuffled(
     store: probe.Store,
 ) -> None:
-    def effect(table: pd.DataFrame, stratum: str) -> float:
-        compared = probe.compare(table, base="none")
-        row = compared[
-            (compared["metric"] == "accuracy")
-            & (compared["persona"] == "ed_physician")
-            & (compared["stratum"] == stratum)
-        ]
-        return float(row["difference"].iloc[0])
-
     table = store.table()
-    assert effect(table, "emergency") > 0.05
-    assert effect(table, "primary_care") < -0.03
+    table["right"] = (table["y_gen"] == table["target"]).astype(float)
+    compared = probe.compare(store, base="none").set_index(["metric", "persona", "stratum"])["difference"]
     rng = np.random.default_rng(1)
-    shuffled = table.copy()
-    for _, rows in shuffled.groupby("case").groups.items():
-        shuffled.loc[rows, "persona"] = rng.permutation(shuffled.loc[rows, "persona"])
-    assert abs(effect(shuffled, "emergency")) < 0.10
-    assert abs(effect(shuffled, "primary_care")) < 0.10
+    for stratum, sign in (("emergency", 1), ("primary_care", -1)):
+        right = table[table["stratum"] == stratum].pivot_table(index="case", columns="persona", values="right")
+        effect = (right["ed_physician"] - right["none"]).mean()
+        assert compared["accuracy", "ed_physician", stratum] == pytest.approx(effect)
+        shuffled = []
+        for _ in range(200):
+            permuted = rng.permuted(right.to_numpy(), axis=1)  # within case: which persona said it is forgotten
+            shuffled.append((permuted[:, 0] - permuted[:, 1]).mean())
+        assert sign * effect > np.quantile(np.abs(shuffled), 0.95)
+        assert abs(np.mean(shuffled)) < 0.02
 
 
 def test_every_stored_number_of_a_cell_is_what_plain_transformers_gives(store: probe.Store) -> None:
@@ -235,6 +235,43 @@ def test_a_prompt_beyond_the_context_fails_on_record_and_the_others_run(
     assert "failed for good" in Path("figures/long/report.html").read_text()
     again = capture(study)
     assert (again.resumed, again.failed, again.exit_status) == (12, 12, 3)
+
+
+def test_a_refused_case_that_was_mended_runs_with_the_same_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_cases(tmp_path / "cases.jsonl", v1="A man<|im_end|> with pain.")
+    refused = capture(organism_study(cases="cases.jsonl", name="mended"))
+    assert (refused.committed, refused.failed) == (18, 6)
+    write_cases(tmp_path / "cases.jsonl", v1="A man with pain.")
+    mended = capture(organism_study(cases="cases.jsonl", name="mended"))
+    assert (mended.resumed, mended.committed, mended.failed) == (18, 24, 0)
+
+
+def test_a_small_run_grows_into_a_large_one_whatever_its_first_case_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_cases(tmp_path / "cases.jsonl", v1="A man<|im_end|> with pain.")
+    study = organism_study(cases="cases.jsonl", name="grown")
+    assert capture(study.limited(1)).committed == 0
+    grown = capture(study)
+    assert (grown.committed, grown.failed) == (18, 6)
+    tensors, metadata = probe.open_store(grown.store).readout()
+    assert tensors["unembed.weight"].shape[0] == len(json.loads(metadata["token_ids"])) >= 3
+
+
+def test_a_letter_at_the_start_of_a_long_answer_keeps_its_site() -> None:
+    tokenizer = AutoTokenizer.from_pretrained(CHECKPOINT)
+    text = "B. " + "He needs a visit and a nurse and a plan. " * 6
+    tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
+    read = LabelRead(np.log(np.array([0.1, 0.8, 0.1], np.float32)), 1.0, 0.5)
+    raw = RawRow(read, {"prompt_end": torch.zeros(7, 96)}, (400, "length"), tokens, "end")
+    step = _answer_step(tokenizer, raw, parse_answer(text, ("A", "B", "C")))
+    assert step is not None
+    assert step.index == 0
+    assert step.read is read
 
 
 def test_rotated_letters_keep_semantic_options(tmp_path: Path) -> None:

@@ -16,17 +16,19 @@ from probe.prompts import LetterVocabulary
 from probe.values import LabelRead
 
 KEPT_STEPS = 8
-"""How many steps whose token holds a label letter are kept per row: the newest ones, for the ``answer`` site."""
+"""How many steps whose token holds a label letter are kept per row, for the ``answer`` site: the newest ones, articles
+giving way first. The first token needs no place: its site is ``prompt_end``."""
 
 
 @dataclass(frozen=True, eq=False)
 class LetterStep:
-    """A decoding step whose token holds a label letter: its index among the generated tokens, and what was read at the
-    position before it."""
+    """A decoding step whose token holds a label letter: its index among the generated tokens, what was read at the
+    position before it, and whether the token may as well be a word (the article)."""
 
     index: int
     resid: Float[Tensor, "layer d_model"]
     read: LabelRead
+    word: bool = False
 
 
 @dataclass(eq=False)
@@ -105,7 +107,8 @@ def _decode(
     while not all(row.stop for row in raw):
         chosen = current.logits.argmax(-1).cpu()
         running = torch.tensor([not row.stop for row in raw])
-        _keep_letter_steps(raw, running & lettered[chosen], chosen, current, vocabulary)
+        later = torch.tensor([bool(row.tokens) for row in raw])
+        _keep_letter_steps(raw, running & later & lettered[chosen], chosen, current, vocabulary)
         appended = [not row.stop and row.take(int(token), ends) for row, token in zip(raw, chosen, strict=True)]
         if all(row.stop for row in raw) and mean is None:
             break
@@ -130,10 +133,12 @@ def _keep_letter_steps(
         return
     reads = read_labels(current.logits[rows], [vocabulary.counterparts(int(chosen[i])) for i in rows])
     for i, read in zip(rows, reads, strict=True):
-        row = raw[i]
-        row.letter_steps.append(LetterStep(len(row.tokens), current.points[:, i, 0].clone(), read))
+        row, word = raw[i], vocabulary.is_word(int(chosen[i]))
+        row.letter_steps.append(LetterStep(len(row.tokens), current.points[:, i, 0].clone(), read, word))
         row.n_letter_steps += 1
-        del row.letter_steps[:-KEPT_STEPS]
+        if len(row.letter_steps) > KEPT_STEPS:
+            words = [at for at, step in enumerate(row.letter_steps) if step.word]
+            del row.letter_steps[words[0] if words else 0]
 
 
 class _ResponseMean:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from probe.models import ModelShape
 from probe.prompts import LabelTokens, Prompt, PromptBuilder, label_tokens
-from probe.values import Case, Cell, LabelError, Persona, PlannedRow, RowRefused
+from probe.values import Case, Cell, LabelError, ModelError, Persona, PlannedRow, RowRefused
 
 _TAIL = 48
 """Prompts that end in the same characters read their labels from the same tokens."""
@@ -91,12 +92,13 @@ def plan_jobs(
     rows_per_shard: int,
     planned: Planned,
     keep_text: bool,
-    context: int | None,
+    shape: ModelShape,
 ) -> PlannedCells:
     """Render every cell, in order, and cut the rows into shards of ``rows_per_shard``.
 
     Raises:
         LabelError: a label letter is not one token; no cell could be read rightly.
+        ModelError: the tokenizer makes a token that the model has no embedding for.
     """
     rows: list[PlannedRow] = []
     jobs: list[Job] = []
@@ -106,13 +108,18 @@ def plan_jobs(
         try:
             job = planner.job(cell, shard, planned=planned, keep_text=keep_text)
         except RowRefused as refusal:
-            rows.append(PlannedRow(cell, shard, prompt_sha="", tokens_sha="", n_tokens=0))
-            refusals.append(Refusal(cell, "", refusal.kind, refusal.reason))
+            rows.append(PlannedRow(cell, shard, prompt_sha=refusal.prompt_sha, tokens_sha="", n_tokens=0))
+            refusals.append(Refusal(cell, refusal.prompt_sha, refusal.kind, refusal.reason))
             continue
         rows.append(job.row)
         length = len(job.prompt.token_ids)
-        if context is not None and length >= context:
-            reason = f"{length} prompt tokens leave no room in a context of {context} tokens; shorten the case"
+        if max(job.prompt.token_ids) >= shape.vocab:
+            raise ModelError(
+                f"the tokenizer makes token {max(job.prompt.token_ids)}, but the model embeds only {shape.vocab}; "
+                "they do not belong together"
+            )
+        if shape.context is not None and length >= shape.context:
+            reason = f"{length} prompt tokens leave no room in a context of {shape.context} tokens; shorten the case"
             refusals.append(Refusal(cell, job.row.prompt_sha, "PromptTooLong", reason))
         else:
             jobs.append(job)

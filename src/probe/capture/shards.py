@@ -30,6 +30,7 @@ class Capturer:
 
     backend: Backend
     tokenizer: Any
+    vocabulary: LetterVocabulary
     letters: tuple[str, ...]
     options: tuple[str, ...]
     settings: PassSettings
@@ -53,11 +54,10 @@ def capture_shard(
 
     ``on_rows`` is told how many rows each finished batch had.
     """
-    vocabulary = LetterVocabulary(capturer.tokenizer, capturer.letters)
     done: dict[str, CellRecord] = {}
     failed: list[FailedRow] = []
     for batch in _batches(jobs, capturer.batch_size):
-        for job, raw in zip(batch, _run(capturer, batch, vocabulary), strict=True):
+        for job, raw in zip(batch, _run(capturer, batch), strict=True):
             try:
                 done[job.row.cell.row_id] = _record(capturer, job, raw)
             except RowRefused as refusal:
@@ -72,18 +72,18 @@ def _batches(jobs: Sequence[Job], size: int) -> Iterator[list[Job]]:
         yield ordered[start : start + size]
 
 
-def _run(capturer: Capturer, batch: list[Job], vocabulary: LetterVocabulary) -> list[RawRow]:
+def _run(capturer: Capturer, batch: list[Job]) -> list[RawRow]:
     """One pass; out of memory, the two halves of the batch one after the other."""
     rows = [
         PassInput(job.prompt.token_ids, job.prompt.persona_end, job.prompt.case_tokens, job.labels) for job in batch
     ]
     try:
-        return run_pass(capturer.backend, rows, capturer.settings, vocabulary)
+        return run_pass(capturer.backend, rows, capturer.settings, capturer.vocabulary)
     except torch.OutOfMemoryError:
         if len(batch) == 1:
             raise
     half = len(batch) // 2
-    return _run(capturer, batch[:half], vocabulary) + _run(capturer, batch[half:], vocabulary)
+    return _run(capturer, batch[:half]) + _run(capturer, batch[half:])
 
 
 def _record(capturer: Capturer, job: Job, raw: RawRow) -> CellRecord:
@@ -109,15 +109,24 @@ def _record(capturer: Capturer, job: Job, raw: RawRow) -> CellRecord:
         letter=parsed.letter,
         span=parsed.span,
         letter_first=letter_first,
-        extra={"stop": raw.stop, "rule": parsed.rule, "letter_steps": raw.n_letter_steps},
+        extra={
+            "stop": raw.stop,
+            "rule": parsed.rule,
+            "letter_steps": raw.n_letter_steps,
+            "answer_given_up": parsed.span is not None and step is None,
+        },
     )
 
 
 def _answer_step(tokenizer: Any, raw: RawRow, parsed: Parsed) -> LetterStep | None:
-    """The kept step whose token wrote the accepted letter, None if there is none or it was not among the newest."""
+    """The step whose token wrote the accepted letter; None without one, or where it gave way to newer ones.
+
+    The first token's step is the end of the prompt, which is always kept.
+    """
     if parsed.span is None:
         return None
-    for step in reversed(raw.letter_steps):
+    first = LetterStep(0, raw.resid["prompt_end"], raw.prompt_read)
+    for step in (*reversed(raw.letter_steps), first):
         before, upto = (
             len(tokenizer.decode(raw.tokens[:n], skip_special_tokens=True, clean_up_tokenization_spaces=False))
             for n in (step.index, step.index + 1)

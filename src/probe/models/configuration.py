@@ -47,10 +47,13 @@ def read_shape(source: ModelSource) -> ModelShape:
         )
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"{source.folder}/config.json is not usable: {str(error).strip().splitlines()[0]}") from error
+    file = source.folder / "generation_config.json"
     try:
-        generation = GenerationConfig.from_pretrained(str(source.folder), local_files_only=True)
-    except OSError:  # a folder need not have one
-        generation = None
+        generation = (
+            GenerationConfig.from_pretrained(str(source.folder), local_files_only=True) if file.exists() else None
+        )
+    except (OSError, ValueError, TypeError) as error:
+        raise ModelError(f"{file} is not usable: {str(error).strip().splitlines()[0]}") from error
     return shape_of(config, generation)
 
 

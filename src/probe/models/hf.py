@@ -49,19 +49,21 @@ class HFBackend:
         where = resolve_device(device)
         wanted: torch.dtype | str = _DTYPES.get(dtype, torch.float32 if where.type == "cpu" else "auto")
         try:
-            model = AutoModelForCausalLM.from_pretrained(
+            model, found = AutoModelForCausalLM.from_pretrained(
                 str(source.folder),
                 dtype=wanted,
                 attn_implementation=attention,
                 use_safetensors=True,
                 trust_remote_code=source.trust_remote_code,
                 local_files_only=True,
+                output_loading_info=True,
             )
         except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
             reason = str(error).strip().splitlines()
             raise ModelError(
                 f"{source.folder} does not load as a decoder: {reason[0] if reason else error!r}"
             ) from error
+        _refuse_missing_weights(source, found)
         model = model.to(where).eval().requires_grad_(False)
         return cls(model, _facts(model, where))
 
@@ -79,7 +81,9 @@ class HFBackend:
         if cache is not None:
             inputs[self._cache_name] = cache
         if "position_ids" in self._accepts:
-            inputs["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+            # A row that has ended goes on unread until its batch has; its positions stay inside the context.
+            last = None if self.facts.shape.context is None else self.facts.shape.context - 1
+            inputs["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0, max=last)[:, -ids.shape[1] :]
         if "logits_to_keep" in self._accepts:
             inputs["logits_to_keep"] = 1
         with self._reading(reads) as recorded:
@@ -155,17 +159,32 @@ class _Recorded:
         return self._weights
 
 
+def _refuse_missing_weights(source: ModelSource, found: dict[str, Any]) -> None:
+    """transformers fills weights that a checkpoint lacks with random numbers; those would be captured as data."""
+    for kind, words in (("missing_keys", "lacks"), ("mismatched_keys", "has in another shape")):
+        names = sorted(str(name) for name in found.get(kind, ()))
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise ModelError(
+                f"{source.folder} {words} weights that its config.json asks for ({names[0]}{more}); "
+                "save the whole model for causal language modelling"
+            )
+
+
 def resolve_device(wanted: str) -> torch.device:
     """The device of a name; ``auto`` is an accelerator if there is one.
 
     Raises:
-        ModelError: torch knows no such device.
+        ModelError: torch cannot use such a device here.
     """
     if wanted != "auto":
         try:
+            torch.empty(0, device=wanted)
             return torch.device(wanted)
-        except RuntimeError as error:
-            raise ModelError(f"device {wanted!r} is unknown to torch: {str(error).splitlines()[0]}") from error
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            raise ModelError(
+                f"device {wanted!r} is not usable here: {str(error).splitlines()[0]}; use auto or cpu"
+            ) from error
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")

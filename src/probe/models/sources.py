@@ -8,11 +8,13 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from probe.organism import CHECKPOINT
 from probe.values import ModelError, sha256_of
 
-_NEEDED = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
+_NEEDED = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
+_NOT_NEEDED = ["consolidated*", "original/*"]
 _BLOB = re.compile(r"^[0-9a-f]{64}$")
 
 
@@ -49,18 +51,20 @@ def find_model(model_id: str, revision: str | None = None, *, trust_remote_code:
     else:
         name, _, pinned = model_id.partition("@")
         revision = pinned or revision
-        source = ModelSource(name, revision, _download(name, revision), trust_remote_code)
+        source = ModelSource(name, revision, _download(name, revision, trust_remote_code), trust_remote_code)
     _require_weights(source)
     return source
 
 
-def _download(name: str, revision: str | None) -> Path:
+def _download(name: str, revision: str | None, trust_remote_code: bool) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     shown = f"{name}@{revision}" if revision else name
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=list(_NEEDED)))
+        wanted = [*_NEEDED, "*.py"] if trust_remote_code else _NEEDED
+        folder = snapshot_download(name, revision=revision, allow_patterns=wanted, ignore_patterns=_NOT_NEEDED)
+        return Path(folder)
     except LocalEntryNotFoundError as error:
         raise ModelError(
             f"model {shown!r} is neither a local folder nor in the hub cache, and the hub cannot be reached "
@@ -89,12 +93,21 @@ def _require_weights(source: ModelSource) -> None:
             f"{folder} has no safetensors weights (found {found}); "
             "save them with model.save_pretrained(folder), which writes safetensors"
         )
-    config = json.loads((folder / "config.json").read_text("utf-8"))
-    if "auto_map" in config and not source.trust_remote_code:
+    if "auto_map" in _read_config(folder) and not source.trust_remote_code:
         raise ModelError(
             f"{folder} brings its own Python code (auto_map), which is not run unless asked; "
             "set model.trust_remote_code: true if you trust it"
         )
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    try:
+        config = json.loads((folder / "config.json").read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{folder}/config.json cannot be read as JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise ModelError(f"{folder}/config.json holds no mapping")
+    return config
 
 
 def weights_identity(source: ModelSource) -> dict[str, str]:
@@ -107,7 +120,7 @@ def weights_identity(source: ModelSource) -> dict[str, str]:
     files = sorted(source.folder.glob("*.safetensors"))
     hashes = [[path.name, memo.sha256(path)] for path in files]
     memo.save()
-    config = json.loads((source.folder / "config.json").read_text("utf-8"))
+    config = _read_config(source.folder)
     for key in ("_name_or_path", "transformers_version"):
         config.pop(key, None)
     return {"weights_sha256": sha256_of(hashes), "config_sha256": sha256_of(config)}

@@ -23,29 +23,31 @@ class LabelTokens:
 def label_tokens(tokenizer: Any, text: str, letters: Sequence[str]) -> LabelTokens:
     """The single tokens that continue ``text`` with each letter, found by tokenising text and letter together.
 
-    A variant (``A``, ``" A"``) is legal where the text's own tokens stay as they are and exactly one is added.
-    ``encode("A")[0]`` alone would miss merges and silently read another token.
+    The letter alone must be one token here; with a leading space it counts as well, where that is one token for every
+    letter. ``encode("A")[0]`` would miss merges and silently read another token.
 
     Raises:
         LabelError: a letter is not one token here, or two letters share a token.
     """
     own = tokenizer(text, add_special_tokens=False)["input_ids"]
-    found: list[tuple[int, ...]] = []
-    for letter in letters:
-        variants = []
-        pieces: list[str] = []
-        for surface in (letter, f" {letter}"):
-            whole = tokenizer(text + surface, add_special_tokens=False)["input_ids"]
-            if whole[: len(own)] == own and len(whole) == len(own) + 1:
-                variants.append(whole[-1])
-            elif surface == letter:
-                pieces = tokenizer.convert_ids_to_tokens(whole[len(own) :] or whole[-2:])
-        if not variants:
+    found = []
+    spaced = [_continuation(tokenizer, text, f" {letter}", own) for letter in letters]
+    # A variant that only some letters have would count for those alone.
+    with_space = all(ids is not None and len(ids) == 1 for ids in spaced)
+    for letter, other in zip(letters, spaced, strict=True):
+        bare = _continuation(tokenizer, text, letter, own)
+        if bare is None:
             raise LabelError(
-                f"label {letter!r} is not one token after this prompt: this tokenizer makes {pieces} of it; "
-                "a label needs exactly one token (choose other task.letters)"
+                f"label {letter!r} changes the last tokens of this prompt ({text[-12:]!r}), so no token stands for it "
+                "there; let the prompt end without a space"
             )
-        found.append(tuple(dict.fromkeys(variants)))
+        if len(bare) != 1:
+            raise LabelError(
+                f"label {letter!r} is not one token after this prompt: this tokenizer makes "
+                f"{tokenizer.convert_ids_to_tokens(bare)} of it; a label needs exactly one token "
+                "(choose other task.letters)"
+            )
+        found.append(tuple(dict.fromkeys([*bare, *((other or []) if with_space else [])])))
     for i, ids in enumerate(found):
         for j in range(i):
             if set(ids) & set(found[j]):
@@ -54,6 +56,12 @@ def label_tokens(tokenizer: Any, text: str, letters: Sequence[str]) -> LabelToke
                     "after this prompt; choose other task.letters"
                 )
     return LabelTokens(tuple(letters), tuple(found))
+
+
+def _continuation(tokenizer: Any, text: str, surface: str, own: list[int]) -> list[int] | None:
+    """The tokens that ``surface`` adds after ``text``, None where the text's own tokens change."""
+    whole = tokenizer(text + surface, add_special_tokens=False)["input_ids"]
+    return list(whole[len(own) :]) if whole[: len(own)] == own else None
 
 
 class LetterVocabulary:
@@ -76,6 +84,11 @@ class LetterVocabulary:
     def token_ids(self) -> tuple[int, ...]:
         """Every token id that holds a label letter standing alone."""
         return tuple(sorted(self._found))
+
+    def is_word(self, token_id: int) -> bool:
+        """Whether the token may as well be a word of the language (``a``): it is the first to give way."""
+        piece, start, end = self._found[token_id]
+        return piece[start:end] in ("a", "i")
 
     def counterparts(self, token_id: int) -> LabelTokens:
         """The tokens that say each letter where ``token_id`` was said: the same token with the letter exchanged, and

@@ -18,6 +18,11 @@ _WORDS = frozenset({"A", "I"})
 _REASONING_CLOSED = re.compile(r"</think>|^#+\s*Final Response\s*$", re.IGNORECASE | re.MULTILINE)
 _REASONING_OPEN = re.compile(r"<think>|^#+\s*Thinking\s*$", re.IGNORECASE | re.MULTILINE)
 
+_MENTIONS = frozenset({"chosen", "option", "bold", "letter line"})
+"""Rules that find a letter named or set apart: it counts if no other letter is, and its sentence denies nothing."""
+
+_DENIAL = re.compile(r"\b(?:not|neither|nor|cannot|never|unable|unlike)\b|n['’]t\b", re.IGNORECASE)
+
 _REFUSAL = re.compile(
     r"\b(?:I(?:'m| am) (?:sorry|unable|not able)|I (?:can(?:'|no)t|cannot|won't|will not|must decline)|as an AI\b"
     r"|not (?:able|qualified|allowed) to (?:give|provide|offer|make))",
@@ -43,9 +48,10 @@ def parse_answer(text: str, letters: Sequence[str], *, truncated: bool = False) 
     """The letter that an answer states, with its place.
 
     A cut answer is ``truncated`` whatever it says so far. Statements are ranked: first those that name themselves final
-    or an answer (``Final answer: B``, ``The answer is (C)``, ``{"answer": "B"}``, a boxed letter), then options named
-    as such or set apart (``Option B``, ``**C**``, a line that is only ``(A)``), then an answer that opens with the
-    bare letter. Within a rank the last statement wins; one statement with two letters is ``conflicting``.
+    or an answer (``Final answer: B``, ``The answer is (C)``, ``{"answer": "B"}``, a boxed letter), the last of which
+    wins; then letters chosen, named or set apart (``I choose B``, ``option B``, ``**C**``, a line that is only
+    ``(A)``), which count only if all name the same letter and their sentence denies nothing; then an answer that opens
+    with the bare letter. One statement with two letters, or two letters set apart, are ``conflicting``.
     """
     if truncated:
         return Parsed("truncated")
@@ -55,16 +61,26 @@ def parse_answer(text: str, letters: Sequence[str], *, truncated: bool = False) 
     start = closed[-1].end() if closed else 0
     for rule, pattern in _statements(tuple(letters)):
         matches = list(pattern.finditer(text, start))
+        if rule in _MENTIONS:
+            matches = [match for match in matches if not _DENIAL.search(_clause(text, *match.span()))]
         if not matches:
             continue
         last = matches[-1]
         found, second = _canonical(last["letter"], letters), last["second"]
-        if second and _canonical(second, letters) != found:
+        rivals = {_canonical(match["letter"], letters) for match in matches} if rule in _MENTIONS else {found}
+        if len(rivals) > 1 or (second and _canonical(second, letters) != found):
             return Parsed("conflicting", rule=rule)
         return Parsed("parsed", found, last.span("letter"), rule)
     if _REFUSAL.search(text, start):
         return Parsed("refused", rule="a refusal, and no label")
     return Parsed("unparsable")
+
+
+def _clause(text: str, start: int, end: int) -> str:
+    """The sentence around a place, up to its full stops or line ends."""
+    before = max(text.rfind(mark, 0, start) for mark in ".!?\n;") + 1
+    after = min((at for mark in ".!?\n;" if (at := text.find(mark, end)) >= 0), default=len(text))
+    return text[before:after]
 
 
 def _canonical(found: str, letters: Sequence[str]) -> str:
@@ -76,30 +92,32 @@ def _statements(letters: tuple[str, ...]) -> tuple[tuple[str, re.Pattern[str]], 
     """The ranked statements, strongest first; each has the groups ``letter`` and ``second``."""
     letter = _letter(letters)
     wrap = r"[\s\"'*_(\[{$]*"
-    is_ = r"[\"'*_]*(?:\s*(?:[:=]|\b(?:is|would be|remains)\b:?))"
+    is_ = r"[\"'*_]*(?:\s*(?:[:=]|\b(?:is|would be|remains)\b:?)|\s+[-–—]\s)"
     final = r"(?i:\bfinal\s+(?:answer|decision|label|choice|triage))"
-    answer = r"(?i:\b(?:answer|decision|triage(?:\s+level)?|choice|label))"
+    answer = r"(?i:\b(?:answer|decision|triage(?:\s+level)?|category|label|(?:correct|best|right)\s+(?:option|choice)))"
+    chosen = r"(?i:\b(?:choose|chose|select|pick|recommend))\s+"
     named = r"(?i:(?:option|choice|letter)\s+)"
     return (
         ("final answer", re.compile(rf"{final}(?:{is_})?{wrap}{named}?{wrap}{letter}")),
         ("answer", re.compile(rf"{answer}{is_}{wrap}{named}?{wrap}{letter}")),
-        ("boxed", re.compile(rf"\\boxed\{{\s*(?:\\text\{{)?{letter}")),
-        ("option", re.compile(rf"\b{named}[\"'*_(\[]*{letter}")),
+        ("boxed", re.compile(rf"\\boxed\{{\s*(?:\\text\w*\{{)?{letter}")),
+        ("chosen", re.compile(rf"{chosen}{named}?[\"'*_(\[]*{letter}")),
+        ("option", re.compile(rf"\b{named}[\"'*_(\[]*{_letter(letters, words=frozenset())}")),
         ("bold", re.compile(rf"(?:\*\*|__)\(?{letter}[).:]?(?=[^*_\n]{{0,80}}(?:\*\*|__))")),
         ("letter line", re.compile(rf"^[ \t]*[(\[]?{letter}(?=[)\].:]*[ \t]*$)", re.MULTILINE)),
         ("opening letter", re.compile(rf"\A\s*[(\[]?{letter}(?=[)\]]|[.:,;](?:\s|\Z)|\s*[-–—]\s|\s*\Z|\s*\n)")),
     )
 
 
-def _letter(letters: tuple[str, ...]) -> str:
+def _letter(letters: tuple[str, ...], words: frozenset[str] = _WORDS) -> str:
     """A letter as a statement, and a second one offered with it.
 
-    A lower-case letter, and a letter that is also a word (the article, the pronoun), must end its clause: "the answer
-    is a question of time" and "Final answer: A patient like this" state nothing.
+    A lower-case letter, and a letter that is also one of ``words`` (the article, the pronoun), must end its clause:
+    "the answer is a question of time" and "Final answer: A patient like this" state nothing.
     """
     ordered = sorted(letters, key=len, reverse=True)
-    plain = [re.escape(letter) for letter in ordered if letter not in _WORDS]
-    careful = [re.escape(letter) for letter in ordered if letter in _WORDS]
+    plain = [re.escape(letter) for letter in ordered if letter not in words]
+    careful = [re.escape(letter) for letter in ordered if letter in words]
     careful += [re.escape(letter.lower()) for letter in ordered if letter != letter.lower()]
     ends = r"(?=[\s\"'*_)\]}]*(?:\Z|[\n.,;:!)\]}(/–—]|-\s|(?:or|and|because|since|as|due|given)\b))"
     alone = r"(?![A-Za-z0-9])(?!['’][a-z])(?!-[A-Za-z0-9])"
@@ -107,5 +125,6 @@ def _letter(letters: tuple[str, ...]) -> str:
     choices += [f"(?:{'|'.join(careful)}){ends}"] if careful else []
     one = f"(?:{'|'.join(choices)})"
     any_letter = "|".join(re.escape(letter) for letter in ordered)
-    second = rf"(?:[\s\"'*_)\]}}]*(?:/|\bor\b|\band\b)\s*[\"'*_(\[]*(?P<second>(?i:{any_letter}))(?![A-Za-z0-9]))?"
+    joined = r"(?:/|\bor\b|\band\b|,)\s*(?:(?i:option|choice)\s+)?"
+    second = rf"(?:[\s\"'*_)\]}}]*{joined}[\"'*_(\[]*(?P<second>{any_letter})(?![A-Za-z0-9])(?!\s+[a-z]))?"
     return rf"(?P<letter>{one}){alone}{second}"

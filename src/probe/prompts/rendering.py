@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from jinja2.exceptions import TemplateError
+
 from probe.values import Case, Condition, ModelError, ProbeError, RowRefused, Task, sha256_of
 
 BUILDER_VERSION = "1"
@@ -37,7 +39,7 @@ class Prompt:
     @property
     def prompt_sha(self) -> str:
         """sha256 of the rendered text."""
-        return hashlib.sha256(self.text.encode("utf-8", "surrogatepass")).hexdigest()
+        return text_sha(self.text)
 
     @property
     def tokens_sha(self) -> str:
@@ -45,22 +47,30 @@ class Prompt:
         return sha256_of(list(self.token_ids))
 
 
+def text_sha(text: str) -> str:
+    """sha256 of a text."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
 class ChatTemplate:
     """The chat template of a tokenizer, and whether it has a place for a system message."""
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
+        self._refuse_a_broken_template()
         self.has_system_role = self._shows_a_system_message()
 
     def render(self, messages: Sequence[dict[str, str]]) -> str:
         """The messages as one text that ends where the assistant's answer begins."""
-        rendered = self._tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
-        assert isinstance(rendered, str)
-        return rendered
+        return str(self._tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True))
+
+    def _refuse_a_broken_template(self) -> None:
+        try:
+            self.render([{"role": "user", "content": _CASE_MARK}])
+        except TemplateError as error:
+            raise ModelError(f"the chat template does not render a user's message: {error}; mend it") from error
 
     def _shows_a_system_message(self) -> bool:
-        from jinja2.exceptions import TemplateError
-
         try:
             text = self.render([{"role": "system", "content": _PERSONA_MARK}, {"role": "user", "content": _CASE_MARK}])
         except TemplateError:  # templates without the role raise an exception of their own making
@@ -79,7 +89,7 @@ class PromptBuilder:
         self._structural = {
             token_id: token.content
             for token_id, token in added.items()
-            if token.special or _STRUCTURAL.match(token.content)
+            if (token.special or _STRUCTURAL.match(token.content)) and token_id != tokenizer.unk_token_id
         }
         self._frames: dict[tuple[object, ...], tuple[str, int]] = {}
 
@@ -115,7 +125,8 @@ class PromptBuilder:
         persona_span, case_span = _spans(rendered, marked, persona_text, case.input)
         encoding = self.tokenizer(rendered, add_special_tokens=False, return_offsets_mapping=True)
         ids, offsets = tuple(encoding["input_ids"]), encoding["offset_mapping"]
-        self._refuse_structural_text(ids, structural, case)
+        if (found := sum(token in self._structural for token in ids)) != structural:
+            raise self._structural_text(rendered, case, found, structural)
         prefixed = self._with_prefix(rendered, ids, condition.prefix)
         return Prompt(
             text=prefixed[0],
@@ -138,7 +149,8 @@ class PromptBuilder:
         task = self.task
         texts = case.choices or tuple(option.text for option in task.options)
         letters = task.letters_by_option(condition.rotation)
-        shown = sorted(zip(letters, texts, strict=True))  # read in letter order, whatever option each letter means
+        # Read in the order of the task's letters, whatever option each letter means.
+        shown = sorted(zip(letters, texts, strict=True), key=lambda pair: task.letters.index(pair[0]))
         options = task.option_separator.join(
             task.option_format.format(letter=letter, text=text) for letter, text in shown
         )
@@ -157,20 +169,24 @@ class PromptBuilder:
         key = (kind, case.choices, condition)
         if key not in self._frames:
             marked = self._render(kind, _CASE_MARK, case, condition)
+            for mark, words in ((_CASE_MARK, "user's text"), (kind, "persona's text")):
+                if mark and mark not in marked:
+                    raise ModelError(
+                        f"the chat template shows nothing of the {words}; it may expect another form of message: "
+                        "give model.chat_template a template that shows it"
+                    )
             ids = self.tokenizer(marked, add_special_tokens=False)["input_ids"]
             self._frames[key] = marked, sum(token in self._structural for token in ids)
         return self._frames[key]
 
-    def _refuse_structural_text(self, ids: tuple[int, ...], expected: int, case: Case) -> None:
-        found = sum(token in self._structural for token in ids)
-        if found == expected:
-            return
+    def _structural_text(self, rendered: str, case: Case, found: int, expected: int) -> RowRefused:
         inside = next((text for text in self._structural.values() if text in case.input), None)
         where = f"the case holds {inside!r}" if inside else "the persona's or the case's text holds one"
-        raise RowRefused(
+        return RowRefused(
             "SpecialTokens",
             f"{found} structural tokens where the chat template itself makes {expected}: {where}, "
             "which this tokenizer would read as the end of a turn; rewrite the text",
+            text_sha(rendered),
         )
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,11 @@ PLAIN_TEMPLATE = (
     "{% if add_generation_prompt %}{{ 'Answer:' }}{% endif %}"
 )
 """For base models (``model.chat_template: plain``): the texts one after the other, then ``Answer:``."""
+
+TEMPLATE_DATE = date(2025, 1, 1)
+"""The date that chat templates which ask for today's are given."""
+
+_CLOCK = re.compile(r"""strftime_now\(\s*['"]([^'"]*)['"]\s*\)""")
 
 
 def load_tokenizer(folder: Path, *, chat_template: str | None = None, trust_remote_code: bool = False) -> Any:
@@ -38,13 +45,37 @@ def load_tokenizer(folder: Path, *, chat_template: str | None = None, trust_remo
             "save a fast one there (tokenizer.json)"
         )
     if chat_template is not None:
-        tokenizer.chat_template = PLAIN_TEMPLATE if chat_template == "plain" else chat_template
+        tokenizer.chat_template = _plain_template(tokenizer) if chat_template == "plain" else chat_template
+    if isinstance(tokenizer.chat_template, str):
+        tokenizer.chat_template = with_fixed_date(tokenizer.chat_template)
     if not tokenizer.chat_template:
         raise ModelError(
             f"the tokenizer of {folder} has no chat template; "
             "set model.chat_template to 'plain' (a base model) or to a Jinja file"
         )
     return tokenizer
+
+
+def with_fixed_date(template: str) -> str:
+    """The template with ``strftime_now`` answering ``TEMPLATE_DATE``.
+
+    With today's date in it no run could be continued tomorrow, and arms captured over midnight would differ in more
+    than the persona.
+    """
+    formats = sorted(set(_CLOCK.findall(template)))
+    if not formats:
+        return template
+    answers = "".join(
+        f"{{%- if format == {json.dumps(asked)} -%}}{TEMPLATE_DATE.strftime(asked)}{{%- endif -%}}" for asked in formats
+    )
+    return f"{{%- macro strftime_now(format) -%}}{answers}{{%- endmacro %}}{template}"
+
+
+def _plain_template(tokenizer: Any) -> str:
+    """The texts one after the other, opened by the token that this tokenizer puts before any text, if it does."""
+    ids = tokenizer("x")["input_ids"]
+    opens = tokenizer.bos_token_id is not None and ids[:1] == [tokenizer.bos_token_id]
+    return "{{ bos_token }}" + PLAIN_TEMPLATE if opens else PLAIN_TEMPLATE
 
 
 def tokenizer_identity(tokenizer: Any) -> dict[str, str]:

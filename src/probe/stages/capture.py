@@ -143,8 +143,9 @@ def _write_readout(preparation: Preparation, backend: Backend, writer: StoreWrit
     """What a label lens needs without the model, for the tokens of the store's labels."""
     from probe.models.readout import find_readout
 
-    tokens = sorted({token for _, ids in preparation.manifest["labels"]["token_ids"] for token in ids})
-    readout = find_readout(backend, tokens)
+    if writer.has_readout:
+        return
+    readout = find_readout(backend, preparation.label_tokens)
     if readout is not None:
         writer.write_readout(readout.tensors(), readout.metadata())
 
@@ -164,11 +165,13 @@ def _load(resolved: Resolved) -> Backend:
 
 def _capturer(resolved: Resolved, backend: Backend) -> Capturer:
     from probe.capture import Capturer, PassSettings
+    from probe.prompts import LetterVocabulary
 
     study = resolved.study
     return Capturer(
         backend=backend,
         tokenizer=resolved.tokenizer,
+        vocabulary=LetterVocabulary(resolved.tokenizer, study.task.letters),
         letters=study.task.letters,
         options=study.task.option_ids,
         settings=PassSettings(resolved.layers, study.capture.positions, study.generation.max_new_tokens),
@@ -201,13 +204,13 @@ def _run_facts(resolved: Resolved, backend: Backend) -> dict[str, Any]:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[StoreLock]:
-    """The lock of a store; directories that were made for a run that was then refused are removed again."""
+    """The lock of a store; one that was made for a run that then saved nothing is removed again."""
     made = [folder for folder in (path, *path.parents) if not folder.exists()]
     with StoreLock.acquire(path) as lock:
         try:
             yield lock
         except BaseException:
-            if made and {entry.name for entry in path.iterdir()} <= {".lock"}:
+            if made and not any((path / "shards").glob("*.safetensors")):
                 shutil.rmtree(path)
                 for folder in made[1:]:
                     folder.rmdir()

@@ -75,7 +75,8 @@ def _show_costs(out: Console, preparation: Preparation, path: Path) -> None:
     table.add_row("model", f"{escape(study.model.id)} ({shape.n_layers} blocks, width {shape.d_model})")
     table.add_row("persona's place", resolved.placement)
     table.add_row(
-        "cells", f"{len(preparation.cells.rows)} in {preparation.n_shards} shards, batches of {resolved.batch_size}"
+        "cells",
+        f"{len(preparation.cells.rows)} in {preparation.n_shards} shards, batches of {resolved.batch_size} at most",
     )
     table.add_row("prompt tokens", f"{min(lengths)} to {max(lengths)}; at most {longest} with the answer")
     table.add_row(

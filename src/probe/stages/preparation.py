@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import version
 from typing import Any
 
@@ -21,6 +22,7 @@ from probe.values import Case, Cell, sha256_of
 SHARD_ROWS = 256
 SHARD_BYTES = 256 * 2**20
 SHARD_SECONDS = 60
+SMALLEST_SHARD = 8
 _FLOPS = {"cpu": 5e10, "cuda": 1e14}
 """Rough sustained operations per second, only to keep a shard near ``SHARD_SECONDS``."""
 
@@ -31,8 +33,17 @@ class Preparation:
 
     resolved: Resolved
     cells: PlannedCells
-    manifest: Mapping[str, Any]
     plan: Plan
+
+    @cached_property
+    def manifest(self) -> Mapping[str, Any]:
+        """The identity of the store; the weights are hashed for it when it is first asked for."""
+        return _manifest(self.resolved)
+
+    @property
+    def label_tokens(self) -> tuple[int, ...]:
+        """Every token that stands for a label in some cell."""
+        return tuple(sorted({token for job in self.cells.jobs for ids in job.labels.ids for token in ids}))
 
     @property
     def n_shards(self) -> int:
@@ -50,7 +61,7 @@ def prepare(study: Study) -> Preparation:
     """
     resolved = resolve(study)
     cells = _plan_cells(resolved)
-    return Preparation(resolved, cells, _manifest(resolved, cells), _plan(resolved, cells))
+    return Preparation(resolved, cells, _plan(resolved, cells))
 
 
 def _plan_cells(resolved: Resolved) -> PlannedCells:
@@ -63,7 +74,7 @@ def _plan_cells(resolved: Resolved) -> PlannedCells:
         rows_per_shard=_rows_per_shard(resolved),
         planned=_planned_truth if resolved.has_planned_truth else _no_truth,
         keep_text=study.capture.keep_text,
-        context=resolved.shape.context,
+        shape=resolved.shape,
     )
 
 
@@ -72,16 +83,16 @@ def _with_progress(cells: tuple[Cell, ...]) -> Iterator[Cell]:
 
 
 def _rows_per_shard(resolved: Resolved) -> int:
-    """At most 256 rows, 256 MB and about a minute of work; whole batches where that allows."""
+    """At most 256 rows, 256 MB and about a minute of work; whole batches where that allows, and never under 8 rows."""
     tokens = resolved.study.generation.max_new_tokens + 256
     seconds = 2 * resolved.parameters * tokens / _FLOPS.get(resolved.device, 5e10)
     rows = min(SHARD_ROWS, SHARD_BYTES // max(resolved.row_bytes, 1), int(SHARD_SECONDS / max(seconds, 1e-9)))
     batch = resolved.batch_size
-    return max(1, rows // batch * batch if rows >= batch else rows)
+    return rows // batch * batch if rows >= batch else max(rows, min(batch, SMALLEST_SHARD))
 
 
 def _planned_truth(persona: str | None, case: Case) -> dict[str, list[float]] | None:
-    truth = planned(persona, case)
+    truth = None if case.choices else planned(persona, case)
     if truth is None:
         return None
     return {"direct": truth.direct.tolist(), "reasoned": truth.reasoned.tolist()}
@@ -91,9 +102,8 @@ def _no_truth(persona: str | None, case: Case) -> None:
     return None
 
 
-def _manifest(resolved: Resolved, cells: PlannedCells) -> dict[str, Any]:
+def _manifest(resolved: Resolved) -> dict[str, Any]:
     study, source, shape = resolved.study, resolved.source, resolved.shape
-    variants = sorted({(letter, ids) for job in cells.jobs for letter, ids in _letters(job.labels)})
     return {
         "created_by": f"persona-probe {version('persona-probe')}",
         "study": study.to_mapping(cases=False),
@@ -118,7 +128,6 @@ def _manifest(resolved: Resolved, cells: PlannedCells) -> dict[str, Any]:
             "texts": [option.text for option in study.task.options],
             "letters": list(study.task.letters),
             "high_risk": study.task.high_risk,
-            "token_ids": [[letter, list(ids)] for letter, ids in variants],
         },
         "generation": {
             "decoding": "greedy",
@@ -128,10 +137,6 @@ def _manifest(resolved: Resolved, cells: PlannedCells) -> dict[str, Any]:
         "prompt_builder": BUILDER_VERSION,
         "parser": PARSER_VERSION,
     }
-
-
-def _letters(labels: Any) -> Iterator[tuple[str, tuple[int, ...]]]:
-    yield from zip(labels.letters, labels.ids, strict=True)
 
 
 def _plan(resolved: Resolved, cells: PlannedCells) -> Plan:

@@ -165,6 +165,11 @@ class StoreWriter:
         self._record_run(**facts, exit_status=exit_status, ended=utc_now())
         self._run = None
 
+    @property
+    def has_readout(self) -> bool:
+        """Whether the store has its readout already: the weights are identity, so another would say the same."""
+        return (self.path / "readout.safetensors").exists()
+
     def write_readout(self, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
         """Keep what the label lens needs without the model: final norm, unembedding rows of the labels, scales.
 

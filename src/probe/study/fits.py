@@ -6,6 +6,9 @@ from probe.study.located import Located, nearest
 from probe.study.spec import StudyFile
 from probe.values import Case, Persona, StudyError, Task
 
+POOL = "all"
+"""What every table calls the pool of all strata."""
+
 
 def refuse_misfits(
     settings: StudyFile, personas: tuple[Persona, ...], task: Task, cases: tuple[Case, ...], source: Located
@@ -27,6 +30,11 @@ def refuse_misfits(
     if not cases:
         raise source.refusal("there must be at least one case. Add one", "cases")
     for case in cases:
+        if case.stratum == POOL:
+            raise source.refusal(
+                f"the stratum of case {case.id!r} is {POOL!r}, the name of the pool of all strata. Name it otherwise",
+                "cases",
+            )
         if case.target not in task.option_ids:
             raise source.refusal(
                 f"the target {case.target!r} of case {case.id!r} is no option of the task {task.id!r}. "

@@ -1,7 +1,7 @@
 """Frozen values that every room shares. Knows numpy; knows no tokenizer, model, file or figure."""
 
 from probe.values.canonical import canonical_json, sha256_of
-from probe.values.cases import Case
+from probe.values.cases import ALL, Case
 from probe.values.cells import Cell, CellRecord, Condition, LabelRead, PlannedRow
 from probe.values.directions import Direction
 from probe.values.errors import (
@@ -23,6 +23,7 @@ from probe.values.sites import POSITIONS, Site
 from probe.values.tasks import Option, Task
 
 __all__ = [
+    "ALL",
     "POSITIONS",
     "Case",
     "Cell",

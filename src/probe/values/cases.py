@@ -7,6 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 
+ALL = "all"
+"""The stratum that holds every case: the pool of all strata. No case may name it as its own."""
+
+
 @dataclass(frozen=True)
 class Case:
     """One input with its reference label.

@@ -24,10 +24,11 @@ class LabelError(ProbeError):
 class RowRefused(ProbeError):
     """One cell cannot be captured for good (its prompt exceeds the context, ...); the others run."""
 
-    def __init__(self, kind: str, reason: str) -> None:
+    def __init__(self, kind: str, reason: str, prompt_sha: str = "") -> None:
         super().__init__(f"{kind}: {reason}")
         self.kind = kind
         self.reason = reason
+        self.prompt_sha = prompt_sha
 
 
 class StoreError(ProbeError):
