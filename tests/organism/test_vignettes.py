@@ -36,7 +36,8 @@ def test_held_out_cases_are_600_distinct_ones_in_two_strata_with_many_small_fami
     assert cases[0].id == "em-0001"
 
 
-def test_the_training_corpus_holds_no_held_out_vignette() -> None:
+@pytest.mark.slow
+def test_none_of_the_cases_that_training_drew_from_is_a_held_out_one() -> None:
     training = json.loads((CHECKPOINT / "training.json").read_text("utf-8"))
     assert training["held_out_seed"] == HELD_OUT_SEED
     held_out = {case.input for case in held_out_cases()}
