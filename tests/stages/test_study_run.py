@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -27,7 +26,7 @@ from probe.study import Study
 from probe.values import LabelRead
 from tests.tiny_models import DEFAULT_SYSTEM, NO_SYSTEM, save_tiny_model
 
-N_CASES = 160
+N_CASES = 600
 
 
 def organism_study(**settings: object) -> Study:
@@ -74,13 +73,17 @@ def test_measured_labels_agree_with_the_plan_and_not_with_a_shuffled_plan(store:
         assert (table[label] == shuffled)[clear].mean() < 0.6
 
 
-def test_metrics_lie_near_the_plan_on_the_same_cells(store: probe.Store) -> None:
+def test_metrics_lie_within_five_points_of_the_plan_on_the_same_cells(store: probe.Store) -> None:
     metrics = probe.metrics(store)
-    shares = ["accuracy", "accuracy_latent", "consistency", "risk_propensity", "risk_propensity_latent"]
-    rows = metrics[metrics["metric"].isin(shares)]
-    difference = (rows["value"] - rows["planned"]).abs()
-    assert difference.mean() < 0.03
-    assert difference.max() < 0.10  # 80 cases a stratum: one standard error is .05; the model card has 300
+    named = ["accuracy", "accuracy_latent", "consistency", "consistency_strict", "ece", "overconfidence"]
+    named += ["risk_propensity", "risk_propensity_latent"]
+    rows = metrics[metrics["metric"].isin(named)]
+    assert len(rows) == len(named) * 6 * 3
+    assert (rows["value"] - rows["planned"]).abs().max() <= 0.05
+    # The control: another persona's plan is far off.
+    latent = rows[rows["metric"] == "risk_propensity"].set_index(["persona", "stratum"])
+    other = latent["planned"]["cautious_ed_physician", "emergency"]
+    assert abs(latent["value"]["none", "emergency"] - other) > 0.2
 
 
 def test_the_role_helps_in_emergencies_hurts_in_primary_care_and_vanishes_when_personas_are_shuffled(
@@ -143,7 +146,9 @@ def test_a_second_run_resumes_and_recomputes_nothing(store: probe.Store, monkeyp
     assert (outcome.committed, outcome.resumed) == (outcome.planned, outcome.planned)
     assert {path.name: path.read_bytes() for path in (store.path / "shards").iterdir()} == before
     with pytest.raises(AssertionError, match="a model was loaded"):  # the control: more cells need the model
-        capture(organism_study(limit=N_CASES + 2), store=store.path)
+        capture(
+            organism_study(generation={"max_new_tokens": 128}, conditions={"instructions": [0, 1]}), store=store.path
+        )
 
 
 def _no_model(*_: object, **__: object) -> None:
