@@ -77,7 +77,9 @@ def capture(study: Study, *, store: Path | None = None, fresh: bool = False) -> 
         from probe.stages.preparation import prepare
 
         preparation = prepare(study)
+        backend = None
         if fresh:
+            backend = _load(preparation.resolved)  # a model that does not load must not cost the store
             _clear(path)
         writer = open_writer(path, preparation.manifest, lock=lock)
         before = writer.add_plan(preparation.plan)
@@ -86,7 +88,7 @@ def capture(study: Study, *, store: Path | None = None, fresh: bool = False) -> 
         pending = {row.cell.row_id for row in writer.pending()}
         jobs = [job for job in preparation.cells.jobs if job.row.cell.row_id in pending]
         if jobs:
-            _run(preparation, writer, jobs)
+            _run(preparation, backend or _load(preparation.resolved), writer, jobs)
         after = writer.coverage()
     return CaptureOutcome(
         store=path,
@@ -98,31 +100,29 @@ def capture(study: Study, *, store: Path | None = None, fresh: bool = False) -> 
     )
 
 
-def _run(preparation: Preparation, writer: StoreWriter, jobs: list[Job]) -> None:
-    """Load the model and run the jobs shard by shard, each committed before the next begins."""
+def _run(preparation: Preparation, backend: Backend, writer: StoreWriter, jobs: list[Job]) -> None:
+    """Run the jobs shard by shard, each committed before the next begins."""
     from probe.engines import run_local
 
     resolved = preparation.resolved
-    backend = _load(resolved)
     _write_readout(preparation, backend, writer)
     shards = [list(group) for _, group in groupby(jobs, key=lambda job: job.row.shard)]
     work = _shard_work(_capturer(resolved, backend), writer)
     total = len(preparation.cells.rows)
-    status = 1
-    try:
-        with _terminable(), _threads_for(resolved):
-            writer.start_run(_run_facts(resolved, backend))
+    with _terminable(), _threads_for(resolved):
+        writer.start_run(_run_facts(resolved, backend))
+        status = 1
+        try:
             run_local(shards, work, total=total, done=total - len(jobs))
-        status = 0 if writer.coverage().failed == 0 else 3
-    except KeyboardInterrupt as interrupt:
-        terminated = bool(interrupt.args)
-        status = 143 if terminated else 130
-        coverage = writer.coverage()
-        raise Interrupted(
-            f"interrupted: {coverage} are saved in {writer.path}; run the same command again to continue", status
-        ) from None
-    finally:
-        writer.finish_run(status)
+            status = 0 if writer.coverage().failed == 0 else 3
+        except KeyboardInterrupt as interrupt:
+            status = 143 if interrupt.args else 130
+            raise Interrupted(
+                f"interrupted: {writer.coverage()} are saved in {writer.path}; run the same command again to continue",
+                status,
+            ) from None
+        finally:
+            writer.finish_run(status)
 
 
 def _shard_work(capturer: Capturer, writer: StoreWriter) -> Callable[[list[Job], Callable[[int], None]], None]:
@@ -247,7 +247,7 @@ def _terminable() -> Iterator[None]:
 
     def terminate(_signal: int, _frame: FrameType | None) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        raise KeyboardInterrupt("SIGTERM")
+        raise KeyboardInterrupt("SIGTERM")  # what it says tells it from Ctrl-C
 
     def interrupt(_signal: int, _frame: FrameType | None) -> None:
         signal.signal(signal.SIGINT, lambda *_: os._exit(130))
