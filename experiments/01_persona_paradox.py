@@ -18,6 +18,7 @@ HERE = Path(__file__).parent
 
 
 def main(path: Path) -> None:
+    """Capture, compare, relate to the residual stream, report."""
     study = probe.Study.load(path)
     store = probe.run(study)  # resumes: captures only what the store does not hold yet
 

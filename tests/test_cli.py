@@ -120,6 +120,16 @@ def test_metrics_of_a_table_of_predictions(folder: Path) -> None:
     assert ended.returncode == 0, ended.stderr
     assert (folder / "figures" / "mine" / "comparisons.csv").exists()
     assert "nurse" in ended.stdout
+    assert "--high-risk emergency" in ended.stdout
+    options = ("--options", "x, y,z", "--high-risk", "z", "--bins", "5", "--cut", "ordinal")
+    ordered = probe(folder, "metrics", "mine.csv", *options, "--out", "ordered")
+    assert (ordered.returncode, ordered.stderr) == (0, "")
+    assert "undefined" not in (folder / "ordered" / "metrics.csv").read_text().split("risk_log_ratio")[1].split("\n")[0]
+    assert "--high-risk" not in ordered.stdout
+    for wrong, said in ((("--cut", "sharp"), "one of high-vs-rest"), (("--out", "mine.csv"), "mine.csv is a file")):
+        refused = probe(folder, "metrics", "mine.csv", *wrong)
+        assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
+        assert said in refused.stderr
     (folder / "bad.csv").write_text("case,who\n1,2\n")
     refused = probe(folder, "metrics", "bad.csv")
     assert refused.returncode == 1

@@ -28,11 +28,13 @@ _HOMES = {
     "Condition": "probe.values",
     "Site": "probe.values",
     "Direction": "probe.values",
+    "Settings": "probe.behaviour",
     "Estimate": "probe.values",
     "ProbeError": "probe.values",
 }
 
 if TYPE_CHECKING:
+    from probe.behaviour import Settings
     from probe.stages.api import compare, metrics, run, shift, write_report
     from probe.store import Store, open_store
     from probe.study import Study, new_study
@@ -46,6 +48,7 @@ __all__ = [
     "Option",
     "Persona",
     "ProbeError",
+    "Settings",
     "Site",
     "Store",
     "Study",

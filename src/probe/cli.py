@@ -141,13 +141,30 @@ def metrics(
         typer.Argument(metavar="STUDY|STORE|TABLE", help="A study, a store, or predictions (CSV, JSONL, Parquet)."),
     ],
     base: Base = None,
+    options: Annotated[str | None, typer.Option(metavar="A,B,C", help="The labels in rising urgency.")] = None,
+    high_risk: Annotated[str | None, typer.Option(metavar="LABEL", help="The high-urgency label.")] = None,
+    bins: Annotated[int, typer.Option(min=1, help="Equal-width bins of the ECE.")] = 10,
+    cut: Annotated[
+        str, typer.Option(metavar="CUT", help="What over- and under-triage are: high-vs-rest, strict or ordinal.")
+    ] = "high-vs-rest",
     store: StoreOption = None,
     out: FiguresOption = None,
 ) -> None:
     """Accuracy, consistency, calibration and risk of both labels, by persona and stratum."""
+    from probe.behaviour import CUTS, Settings
     from probe.stages.run import run_metrics
 
-    run_metrics(target, store=store, base=base, out=out)
+    if cut not in CUTS:
+        raise ProbeError(f"the cut must be one of {', '.join(CUTS)}, found {cut!r}")
+    run_metrics(
+        target,
+        store=store,
+        base=base,
+        out=out,
+        options=None if options is None else [label.strip() for label in options.split(",")],
+        high_risk=high_risk,
+        settings=Settings(n_bins=bins, cut=CUTS[cut]),
+    )
 
 
 @app.command()

@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from probe.behaviour import FAMILY, compare, mean_reciprocal_rank, metrics
+from probe.behaviour import FAMILY, compare, mean_reciprocal_rank, metrics, signs_differ
 from probe.values import ProbeError
 from tests.behaviour.synthetic import PERSONAS, synthetic_table
 
@@ -37,6 +37,30 @@ def test_the_planted_reversal_is_found_and_flagged(compared):
     assert (accuracy.loc[["emergency", "primary_care"], "p_holm"] < 0.05).all()
     assert accuracy["signs_differ"].all()
     assert not compared.loc[("risk_propensity", "ed_physician"), "signs_differ"].any()
+
+
+def test_signs_differ_only_where_an_interval_excludes_nothing_and_the_other_direction_stands_against_it(compared):
+    def rows(*triples):
+        strata = ["all", "emergency", "primary_care"]
+        return pd.DataFrame(triples, columns=["low", "difference", "high"]).assign(stratum=strata[: len(triples)])
+
+    assert signs_differ(rows((-0.05, 0.0, 0.05), (0.02, 0.1, 0.2), (-0.2, -0.1, -0.02)))  # opposed strata
+    assert signs_differ(rows((-0.08, -0.02, 0.04), (0.02, 0.1, 0.2), (-0.2, -0.1, 0.01)))  # the pool contradicts one
+    assert not signs_differ(rows((-0.05, 0.01, 0.05), (-0.1, 0.02, 0.2), (-0.2, -0.01, 0.1)))  # noise around 0
+    assert not signs_differ(rows((0.02, 0.1, 0.2), (0.02, 0.1, 0.2), (-0.2, -0.01, 0.1)))
+    for (_, persona), part in compared.reset_index().groupby(["metric", "persona"]):
+        assert part["signs_differ"].nunique() == 1, persona
+        assert part["signs_differ"].iloc[0] == signs_differ(part)
+
+
+def test_risk_is_not_compared_where_the_high_risk_option_is_not_known(table):
+    stated = table[["case", "persona", "stratum", "target", "y_gen", "y_latent"]].copy()
+    stated.attrs = {}
+    rows = compare(stated).query("metric == 'risk_propensity'")
+    assert rows[["difference", "p", "p_holm"]].isna().all(axis=None)
+    assert rows["note"].str.contains("--high-risk").all()
+    known = compare(stated, high_risk="C").query("metric == 'risk_propensity'")
+    assert known["p"].notna().all()
 
 
 def test_an_effect_shuffled_over_personas_is_lost(table):

@@ -162,3 +162,50 @@ def test_options_need_not_be_letters():
     table = triage("ABCA", "ABCC").replace({"A": "home", "B": "gp", "C": "hospital"})
     table.attrs = {"options": ["home", "gp", "hospital"], "high_risk": "hospital"}
     assert of(table, "risk_propensity")["value"] == 0.5
+
+
+def test_without_the_order_of_the_options_nothing_ordinal_is_guessed():
+    named = triage("ABCA", "ABCC", "ABCB").replace({"A": "stay", "B": "go", "C": "ambulance"})
+    named.attrs = {}
+    measured = metrics(named).set_index("metric")
+    for metric in ("risk_propensity", "risk_sensitivity", "risk_log_ratio", "over_triage_rate"):
+        assert np.isnan(measured.loc[metric, "value"])
+        assert "--options home,clinic,emergency --high-risk emergency" in measured.loc[metric, "note"]
+    assert measured.loc["accuracy", "value"] == 0.75
+    assert measured.attrs["high_risk"] is None
+
+    def of_named(metric, **arguments):
+        return metrics(named, **arguments).set_index("metric").loc[metric]
+
+    ranked = of_named("risk_propensity", options=["stay", "go", "ambulance"])
+    assert ranked["value"] == 0.5
+    assert of_named("risk_propensity", high_risk="go")["value"] == 0.25
+    strict = {"high_risk": "ambulance", "settings": Settings(cut=risk.strict)}
+    assert of_named("risk_sensitivity", **strict)["note"].startswith("undefined: the order of the options")
+    assert of_named("risk_log_ratio", **strict, options=["stay", "go", "ambulance"])["counts"]["type_1"] == 1
+
+
+def test_the_joint_limit_is_passed_by_a_calibrated_model_one_time_in_twenty_and_its_own_bands_far_more_often():
+    def passes(seed):
+        rng = np.random.default_rng(seed)
+        frames = []
+        for k in range(12):
+            p = rng.dirichlet([1, 1, 1], 80)
+            truth = (rng.random(80)[:, None] > p.cumsum(1)).sum(1)
+            frame = pd.DataFrame({"case": [f"{k}-{i}" for i in range(80)], "persona": f"p{k}"})
+            frame["target"] = np.array(OPTIONS)[truth]
+            frames.append(frame.assign(logp_A=np.log(p[:, 0]), logp_B=np.log(p[:, 1]), logp_C=np.log(p[:, 2])))
+        ece = metrics(pd.concat(frames, ignore_index=True)).query("metric == 'ece'")
+        return (ece["value"] > ece["null_high"]).any(), (ece["value"] > ece["null_max"]).any()
+
+    alone, jointly = np.mean([passes(seed) for seed in range(40)], axis=0)
+    assert alone > 0.12
+    assert jointly <= 0.125
+
+
+def test_the_joint_limit_belongs_to_strata_or_to_the_pool_where_it_is_alone(measured, table):
+    ece = measured.loc["ece"]
+    assert ece.xs("all", level="stratum")["null_max"].isna().all()
+    assert (ece["null_max"].dropna() > ece["null_high"][ece["null_max"].notna()]).all()
+    pool = metrics(table.drop(columns="stratum")).query("metric == 'ece'")
+    assert pool["null_max"].notna().all()

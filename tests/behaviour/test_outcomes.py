@@ -30,6 +30,13 @@ def test_a_sound_table_is_read_and_its_options_keep_their_rising_order():
         (lambda t: t.iloc[:0], "at least one row"),
         (lambda t: pd.concat([t, t.iloc[[3]]]), "may stand once"),
         (lambda t: t.assign(target="D"), "must be one of the options"),
+        (
+            lambda t: t.assign(y_gen="b"),
+            r"^y_gen must be .* found 'b' in row 0 \(.*\)\. The nearest known option is 'B'",
+        ),
+        (lambda t: t.assign(logp_A="high"), r"^logp_A must hold numbers, found 'high' in row 0"),
+        (lambda t: t.assign(label_mass=["n/k"] * len(t)), r"^label_mass must hold numbers, found 'n/k' in row 0"),
+        (lambda t: t[["case", "persona", "stratum", "target"]], "needs an outcome: y_gen, y_latent or one logp_"),
         (lambda t: t.assign(target=None), "needs a target"),
         (lambda t: t.assign(status="odd"), "status must be one of"),
         (lambda t: t.assign(status="refused"), "exactly where status is parsed"),
@@ -59,9 +66,11 @@ def test_an_unknown_high_risk_label_is_refused():
 
 def test_options_come_from_argument_then_attributes_then_columns_then_labels():
     table = small(y_gen=["lo", "hi"])
-    assert read_outcomes(table).options == ("hi", "lo")
+    by_target = read_outcomes(table)
+    assert (set(by_target.options), by_target.ranked, by_target.high) == ({"hi", "lo"}, False, None)
     table["logp_lo"], table["logp_hi"] = -1.0, -1.0
-    assert read_outcomes(table).options == ("lo", "hi")
+    by_column = read_outcomes(table)
+    assert (by_column.options, by_column.ranked, by_column.high) == (("lo", "hi"), True, 1)
     table.attrs["options"] = ["hi", "lo"]
     assert read_outcomes(table).options == ("hi", "lo")
     assert read_outcomes(table, options=["lo", "hi"], high_risk="lo").high == 0
@@ -82,3 +91,19 @@ def test_the_plan_is_read_on_the_same_rows_and_uncovered_rows_are_absent():
     assert (plan.reference == outcomes.reference).all()
     bare = table.drop(columns=[c for c in table if c.startswith("planned")])
     assert planned_outcomes(bare, outcomes) is None
+
+
+def test_a_label_that_only_an_answer_states_is_refused_not_made_an_option():
+    with pytest.raises(ProbeError, match=r"y_gen must be .* found 'High' in row 1 .*nearest known option is 'hi'"):
+        read_outcomes(small(y_gen=["lo", "High"]))
+    assert read_outcomes(small(y_gen=["lo", "High"]), options=["lo", "hi", "High"]).stated.tolist() == [0, 2]
+
+
+def test_labels_are_the_same_whether_a_file_made_them_numbers_or_text():
+    table = pd.DataFrame({"case": [1, 2, 3], "persona": "none", "target": ["1", "2", "1"]})
+    mixed = table.assign(y_gen=[1.0, np.nan, 2.0], y_latent=pd.array([1, 2, None], dtype="Int64"))
+    outcomes = read_outcomes(mixed)
+    assert outcomes.options == ("1", "2")
+    assert outcomes.stated.tolist() == [0, -1, 1]
+    assert outcomes.latent.tolist() == [0, 1, -1]
+    assert outcomes.status.tolist() == ["parsed", "unparsable", "parsed"]

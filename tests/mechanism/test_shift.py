@@ -174,3 +174,67 @@ def test_residuals_out_of_step_with_their_table_are_refused():
 def test_the_same_seed_gives_the_same_floor():
     tables = [shift_by_layer(planted_reader(np.random.default_rng(10)), ["none", "nurse"], [2]) for _ in range(2)]
     pd.testing.assert_frame_equal(*tables)
+
+
+def rotated_reader(rng, effect, n=60, lost=0.5):
+    """Two rotations that move the residual by far more than the persona; the nurse lacks some cells of the second."""
+    base, rotation = rng.normal(size=(n, D)), rng.normal(0, 1.0, (2, D))
+
+    def read(persona, layer, position):
+        rows = [
+            {"case": f"case-{i}", "stratum": "s", "condition": f"system/rotation={r}", "wording": w, "rotation": r}
+            | {"instruction": 0, "placement": "system", "prefix": "", "seed": 0, "intervention": ""}
+            for i in range(n)
+            for r in (0, 1)
+            for w in ((0, 1) if persona == "nurse" else (0,))
+            if not (persona == "nurse" and r == 1 and i < lost * n)
+        ]
+        table = pd.DataFrame(rows)
+        index = table["case"].str.removeprefix("case-").astype(int).to_numpy()
+        x = base[index] + rotation[table["rotation"].to_numpy()] + rng.normal(0, 0.05, (len(table), D))
+        return table, x + (effect if persona == "nurse" else 0.0)
+
+    return read
+
+
+def test_an_arm_that_lacks_half_of_one_condition_is_not_shifted_by_it():
+    same = shift_by_layer(rotated_reader(np.random.default_rng(11), 0.0), ["none", "nurse"], [0]).iloc[0]
+    assert same["n"] == 60
+    assert np.isnan(same["value"]) or same["value"] < 0.01
+    effect = np.zeros(D)
+    effect[0] = 0.5
+    moved = shift_by_layer(rotated_reader(np.random.default_rng(11), effect), ["none", "nurse"], [0]).iloc[0]
+    assert moved["value"] * moved["base_norm"] == pytest.approx(0.5, rel=0.05)
+
+
+def test_the_largest_of_many_layers_passes_the_floor_of_the_largest_one_time_in_twenty():
+    layers, n, d = range(12), 40, 24
+
+    def passes(seed):
+        rng = np.random.default_rng(seed)
+        base = rng.normal(size=(n, d))
+        shifts = {layer: rng.normal(0, 0.5, (n, d)) for layer in layers}
+        table = pd.DataFrame({"case": [f"case-{i}" for i in range(n)], "stratum": ""})
+
+        def read(persona, layer, position):
+            return table, base + (shifts[layer] if persona == "nurse" else 0.0)
+
+        found = shift_by_layer(read, ["none", "nurse"], layers, rng=rng)
+        assert (found["floor_max"] >= found["floor"]).all()
+        return (found["value"] > found["floor"]).any(), (found["value"] > found["floor_max"]).any()
+
+    each, largest = np.mean([passes(seed) for seed in range(60)], axis=0)
+    assert each > 0.25  # one layer or another passes its own floor
+    assert largest <= 0.12
+
+
+def test_the_floor_of_the_largest_flips_the_same_cases_at_every_layer():
+    rng = np.random.default_rng(12)
+    base, shift = rng.normal(size=(30, D)), noisy(rng, 30, 0.0)
+    table = pd.DataFrame({"case": [f"case-{i}" for i in range(30)], "stratum": ""})
+
+    def read(persona, layer, position):
+        return table, base + (shift if persona == "nurse" else 0.0)
+
+    copies = shift_by_layer(read, ["none", "nurse"], [0, 1, 2])
+    assert copies["floor_max"].to_numpy() == pytest.approx(copies["floor"].to_numpy())  # copies add no chance

@@ -127,7 +127,7 @@ def test_findings_carry_the_numbers_of_the_tables(small_study):
     told = sentences(small_study)
     rows = small_study.comparisons.set_index(["metric", "persona", "stratum"]).sort_index()
     row = rows.loc[("accuracy", "ed_physician", "emergency")]
-    assert f"ed physician: accuracy rises by {100 * row['difference']:.1f}" in told["Accuracy"]
+    assert f"ED physician: accuracy rises by {100 * row['difference']:.1f}" in told["Accuracy"]
     assert f"{row['n']} pairs" in told["Accuracy"]
     assert "Strata and pool differ in sign" in told["Accuracy"]
     assert "helpful assistant" in told["Inside"].split("At no layer above the noise floor")[1]
@@ -140,8 +140,35 @@ def test_without_an_effect_no_finding_claims_one(small_study):
     assert "rises" not in told["Accuracy"] + told["Risk"]
     untested = small_study.comparisons.assign(p=np.nan, p_holm=np.nan)
     assert "could be tested" in sentences(small_study, comparisons=untested)["Accuracy"]
-    below = small_study.shifts.assign(floor=np.inf)
+    below = small_study.shifts.assign(floor_max=np.inf)
     assert "beyond the noise floor" in sentences(small_study, shifts=below)["Inside"]
+
+
+def test_the_largest_shift_is_held_against_the_floor_of_the_largest(small_study):
+    per_layer = small_study.shifts.assign(floor=0.0)
+    assert sentences(small_study, shifts=per_layer)["Inside"] == sentences(small_study)["Inside"]
+
+
+def test_a_calibrated_model_is_not_called_miscalibrated_though_an_arm_passes_its_band(small_study):
+    ece = small_study.metrics["metric"] == "ece"
+    one = small_study.metrics.copy()
+    one.loc[ece, "value"] = one.loc[ece, "null_high"] - 0.001
+    one.loc[one.index[ece & one["null_max"].notna()][0], "value"] += 0.002
+    told = sentences(small_study, metrics=one)["Calibration"]
+    assert told.startswith("No miscalibration of the latent label is resolved: 1 of 12 arms exceeds")
+    assert "where .3 would by chance" in told
+    one.loc[ece, "value"] = one.loc[ece, "null_max"] + 0.01
+    assert "is miscalibrated in 12 of 12 arms" in sentences(small_study, metrics=one)["Calibration"]
+
+
+def test_strata_are_called_opposed_where_the_column_says_so_and_nowhere_else(small_study):
+    assert "differ in sign" in sentences(small_study)["Accuracy"]
+    calm = small_study.comparisons.assign(signs_differ=False)
+    told = sentences(small_study, comparisons=calm)
+    assert not any("differ in sign" in text for text in told.values())
+    legend = page(small_study, comparisons=calm).count("⇄")
+    marked = int(small_study.comparisons["signs_differ"].sum())
+    assert page(small_study).count("⇄") == legend + marked > legend
 
 
 def test_cautions_name_weak_latent_labels_unparsed_answers_and_the_number_of_tests(hostile_study, small_study):
@@ -175,6 +202,17 @@ def test_the_terminal_table_without_a_plan_has_no_brackets_and_hostile_names_sta
     assert "<script>alert(1)" in text
     assert "undef." in text
     assert any(line.rstrip().endswith("–") for line in text.splitlines())  # the persona that never answers
+
+
+def test_a_persona_that_states_nothing_has_no_stated_shares_in_the_terminal(hostile_study):
+    text = printed(hostile_study.metrics.assign(planned=np.nan))
+    rows = [line.split() for line in text.splitlines()]
+    silent = next(row for row in rows if "100%" in row)
+    n = silent.index("12")
+    assert silent[n + 1] == "–"  # stated accuracy
+    assert silent[-2:] == ["–", "–"]  # high risk, errors
+    speaking = next(row for row in rows if "persona" in row and "emergency" in row)
+    assert "–" not in speaking
 
 
 @pytest.mark.parametrize(

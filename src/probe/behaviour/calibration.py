@@ -6,6 +6,7 @@ Bins are equal-width and closed on the right, (a, b], the first one [0, b], as i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +14,7 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int
 
 from probe.behaviour import scores
-from probe.behaviour.intervals import NOTHING, wilson
+from probe.behaviour.intervals import NOTHING, proportion
 from probe.behaviour.outcomes import Outcomes, read_outcomes
 from probe.values import Estimate
 
@@ -48,11 +49,33 @@ def null_band(
     Rows of one case share one uniform draw, the most dependent they can be, so the band is not too narrow where a
     case stands under several conditions.
     """
+    return band_of(null_draws(confidence, case, n_bins, rng))
+
+
+def null_draws(
+    confidence: Float[np.ndarray, " row"], case: np.ndarray, n_bins: int, rng: np.random.Generator
+) -> Float[np.ndarray, " draw"]:
+    """The ECEs behind :func:`null_band`."""
     _, member = np.unique(case, return_inverse=True)
     draws = _draw_correct(confidence, member, rng)
-    values = _ece_of_gaps(draws - confidence, bin_of(confidence, n_bins), n_bins)
-    low, high = np.quantile(values, [0.025, 0.975])
-    return NullBand(float(values.mean()), float(low), float(high))
+    return _ece_of_gaps(draws - confidence, bin_of(confidence, n_bins), n_bins)
+
+
+def band_of(draws: Float[np.ndarray, " draw"]) -> NullBand:
+    """Mean and 95 % range of these ECEs."""
+    low, high = np.quantile(draws, [0.025, 0.975])
+    return NullBand(float(draws.mean()), float(low), float(high))
+
+
+def joint_limits(draws: Sequence[Float[np.ndarray, " draw"]]) -> list[float]:
+    """For each arm the ECE that *no* arm exceeds in 95 % of studies where all are perfectly calibrated.
+
+    The 95 % quantile of the largest standardised null ECE over the arms, in the units of each: looking at many arms,
+    some pass their own band by chance. Arms are drawn independently, which errs on the side of a high limit.
+    """
+    means, spreads = np.array([d.mean() for d in draws]), np.array([max(d.std(), 1e-12) for d in draws])
+    largest = ((np.stack(draws) - means[:, None]) / spreads[:, None]).max(0)
+    return [float(limit) for limit in means + np.quantile(largest, 0.95) * spreads]
 
 
 def calibration_error(outcomes: Outcomes, n_bins: int) -> Estimate:
@@ -91,15 +114,15 @@ def ece_difference(
 def reliability(
     table: pd.DataFrame,
     *,
-    options: tuple[str, ...] | None = None,
+    options: Sequence[str] | None = None,
     n_bins: int = 10,
     rng: np.random.Generator | None = None,
 ) -> pd.DataFrame:
     """Bins of the reliability diagram, per persona and stratum; empty bins have no row.
 
     Columns: persona, stratum, bin, lower, upper, count, confidence (mean in the bin), accuracy (of the latent label),
-    low and high (Wilson), null_low and null_high (95 % range of the bin's accuracy under perfect calibration).
-    ``rng`` draws the null range; by default a generator seeded with 0.
+    low and high (Wilson, at the effective n where a case has several rows), null_low and null_high (95 % range of the
+    bin's accuracy under perfect calibration). ``rng`` draws the null range; by default a generator seeded with 0.
     """
     outcomes, rng = read_outcomes(table, options=options), rng or np.random.default_rng(0)
     rows = [
@@ -130,10 +153,10 @@ def _bins(arm: Outcomes, n_bins: int, rng: np.random.Generator) -> list[dict[str
     rows = []
     for b in np.unique(index):
         inside = index == b
-        low, high = wilson(float(correct[inside].sum()), float(inside.sum()))
+        share = proportion(correct[inside], case[inside])
         null_low, null_high = np.quantile(draws[:, inside].mean(1), [0.025, 0.975])
         row = {"bin": int(b), "lower": b / n_bins, "upper": (b + 1) / n_bins, "count": int(inside.sum())}
-        row |= {"confidence": confidence[inside].mean(), "accuracy": correct[inside].mean(), "low": low, "high": high}
+        row |= {"confidence": confidence[inside].mean(), "accuracy": share.value, "low": share.low, "high": share.high}
         rows.append(row | {"null_low": null_low, "null_high": null_high})
     return rows
 

@@ -12,10 +12,11 @@ from probe.behaviour import scores
 from probe.behaviour.calibration import ece_difference
 from probe.behaviour.intervals import NOTHING, agresti_min, mean
 from probe.behaviour.metrics import Settings
-from probe.behaviour.outcomes import ALL, Outcomes, planned_outcomes, read_outcomes
+from probe.behaviour.outcomes import Need, Outcomes, planned_outcomes, read_outcomes
+from probe.behaviour.pairing import SHARED, pair_rows
 from probe.behaviour.scores import Score
 from probe.behaviour.significance import holm, mcnemar, mcnemar_clustered, paired_t
-from probe.values import Estimate, ProbeError
+from probe.values import ALL, Estimate, ProbeError
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Contrast:
     score: Score
     binary: bool
     note: str = ""
+    need: Need = "nothing"
 
 
 CONTRASTS: tuple[Contrast, ...] = (
@@ -36,13 +38,14 @@ CONTRASTS: tuple[Contrast, ...] = (
     Contrast("overconfidence", scores.overconfidence, False),
     Contrast("brier", scores.brier, False),
     Contrast("log_loss", scores.log_loss, False),
-    Contrast("risk_propensity", scores.high_risk, True),
-    Contrast("expected_urgency_latent", scores.expected_urgency_latent, False),
+    Contrast("risk_propensity", scores.high_risk, True, need="high-risk option"),
+    Contrast("expected_urgency_latent", scores.expected_urgency_latent, False, need="rank of the options"),
     Contrast(
         "expected_urgency_stated",
         scores.expected_urgency_stated,
         False,
         "only cases with an answer site in both arms; descriptive",
+        need="rank of the options",
     ),
 )
 """Differences that are estimated; that of the ECE stands beside them."""
@@ -71,12 +74,13 @@ def compare(
 ) -> pd.DataFrame:
     """Difference of every persona from the base persona, paired, pooled and per stratum, in the metric's own units.
 
-    Rows pair by case where the base has one row per case, else by case and condition. ``n`` counts pairs, ``b`` those
+    Rows pair by case and by the parts of the condition that both arms share (see :mod:`probe.behaviour.pairing`);
+    several wordings of a persona all pair with the base row of their key. ``n`` counts pairs, ``b`` those
     that are 1 under the persona only, ``c`` under the base only. Intervals (95 %): Agresti-Min for proportions with
     one pair per case, else t over per-case differences; ECE: a descriptive bootstrap band. ``p`` is given for the
     metrics of ``family`` and ``p_holm`` adjusts all of them at once. ``planned`` is the planned difference on the same
-    pairs. ``signs_differ`` marks a persona and metric whose strata, or pool and strata, point in different directions.
-    ``rng`` drives the bootstrap; by default a generator seeded with 0.
+    pairs. ``signs_differ`` marks a persona and metric whose strata and pool disagree (:func:`signs_differ`). ``rng``
+    drives the bootstrap; by default a generator seeded with 0.
 
     Raises:
         ProbeError: no row has the base persona, ``family`` names an unknown metric, or the table breaks a rule of
@@ -91,13 +95,14 @@ def compare(
     outcomes = read_outcomes(table, options=options, high_risk=high_risk)
     if base not in outcomes.personas:
         raise ProbeError(f"the base persona must be in the table, found no {base!r} among {list(outcomes.personas)}")
-    plan = planned_outcomes(table, outcomes)
+    plan, cells = planned_outcomes(table, outcomes), _cells(table, outcomes)
     rows: list[dict[str, object]] = []
     for persona in outcomes.personas:
         if persona == base:
             continue
+        pairs = _paired_arms(cells, persona, base)
         for stratum in outcomes.strata:
-            ours, theirs, unpaired = pair_rows(outcomes, persona, base, stratum)
+            ours, theirs, unpaired = _within(pairs, cells, stratum)
             for row in _contrasts(outcomes, plan, (ours, theirs), family):
                 rows.append(_labelled(row, persona, base, stratum, unpaired))
             measured = ece_difference(outcomes.take(ours), outcomes.take(theirs), settings.n_bins, rng)
@@ -110,19 +115,34 @@ def compare(
     return _mark_signs(_adjust(result))
 
 
-def pair_rows(outcomes: Outcomes, persona: str, base: str, stratum: str = ALL) -> tuple[np.ndarray, np.ndarray, int]:
-    """Row numbers of the persona and of the base that belong together, and how many rows found no partner."""
-    inside = np.full(len(outcomes), True) if stratum == ALL else outcomes.stratum == stratum
-    ours = np.flatnonzero(inside & (outcomes.persona == persona))
-    theirs = np.flatnonzero(inside & (outcomes.persona == base))
-    by_case = len(np.unique(outcomes.case[theirs])) == len(theirs)
+@dataclass(frozen=True, eq=False)
+class _Pairs:
+    """Row numbers of the pairs of two arms, and of the rows of either that found no partner."""
 
-    condition = np.full(len(outcomes), "", dtype=object) if by_case else outcomes.condition
-    keys = list(zip(outcomes.case, condition, strict=True))
-    partner = {keys[row]: row for row in theirs}
-    pairs = [(row, partner[keys[row]]) for row in ours if keys[row] in partner]
-    left, right = (np.array([pair[side] for pair in pairs], dtype=int) for side in (0, 1))
-    return left, right, len(ours) - len(left) + len(theirs) - len(np.unique(right))
+    ours: np.ndarray
+    theirs: np.ndarray
+    unpaired: np.ndarray
+
+
+def _cells(table: pd.DataFrame, outcomes: Outcomes) -> pd.DataFrame:
+    """What pairing reads: names as checked text, the parts of the condition as the table has them."""
+    names = ["persona", "case", "stratum", *(["condition"] if "condition" in table else [])]
+    cells = pd.DataFrame({name: getattr(outcomes, name) for name in names})
+    return cells.assign(**{part: table[part].to_numpy() for part in (*SHARED, "wording") if part in table})
+
+
+def _paired_arms(cells: pd.DataFrame, persona: str, base: str) -> _Pairs:
+    arms = [np.flatnonzero(cells["persona"] == name) for name in (persona, base)]
+    left, right = pair_rows(*(cells.iloc[arm] for arm in arms))
+    ours, theirs = arms[0][left], arms[1][right]
+    return _Pairs(ours, theirs, np.setdiff1d(np.concatenate(arms), np.concatenate([ours, theirs])))
+
+
+def _within(pairs: _Pairs, cells: pd.DataFrame, stratum: str) -> tuple[np.ndarray, np.ndarray, int]:
+    """The pairs of one stratum, or all, and how many of its rows found no partner."""
+    inside = np.full(len(cells), True) if stratum == ALL else (cells["stratum"] == stratum).to_numpy()
+    kept = inside[pairs.ours]  # a case has one stratum, so both sides of a pair lie inside or neither
+    return pairs.ours[kept], pairs.theirs[kept], int(inside[pairs.unpaired].sum())
 
 
 def _contrasts(
@@ -138,6 +158,8 @@ def _contrasts(
             should = contrast.score(plan)
             planned = mean(should[ours] - should[theirs], outcomes.case[ours]).value
         tested = contrast.name in family
+        if lacking := outcomes.lacks(contrast.need):
+            estimate, test, planned = Estimate(None, note=lacking), "", None
         row = _columns(contrast.name, estimate, planned)
         row |= {"p": estimate.p if tested else None, "test": test if tested else ""}
         rows.append(row | {"note": "; ".join(filter(None, (estimate.note, contrast.note)))})
@@ -190,8 +212,18 @@ def _adjust(result: pd.DataFrame) -> pd.DataFrame:
     return result
 
 
+def signs_differ(part: pd.DataFrame) -> bool:
+    """Does the pool hide what the strata show, in the rows of one persona and metric?
+
+    Yes where a stratum's interval excludes 0 and another one lies wholly on the other side of 0, or the pooled
+    difference does. Two estimates that merely straddle 0 are no disagreement.
+    """
+    up, down = bool((part["low"] > 0).any()), bool((part["high"] < 0).any())
+    pool = part.loc[part["stratum"] == ALL, "difference"]
+    return (up and (down or bool((pool < 0).any()))) or (down and bool((pool > 0).any()))
+
+
 def _mark_signs(result: pd.DataFrame) -> pd.DataFrame:
-    signs = np.sign(result["difference"]).fillna(0)
-    groups = [result["metric"], result["persona"]]
-    result["signs_differ"] = (signs.groupby(groups).transform("max") > 0) & (signs.groupby(groups).transform("min") < 0)
-    return result
+    marks = {key: signs_differ(part) for key, part in result.groupby(["metric", "persona"], sort=False)}
+    keys = zip(result["metric"], result["persona"], strict=True)
+    return result.assign(signs_differ=np.array([marks[key] for key in keys], dtype=bool))

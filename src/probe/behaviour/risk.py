@@ -6,15 +6,15 @@ function, because the paper leaves it open.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from probe.behaviour.intervals import NOTHING, Z, proportion, wilson
-from probe.behaviour.outcomes import Outcomes
+from probe.behaviour.intervals import NOTHING, Z, proportion
+from probe.behaviour.outcomes import Need, Outcomes
 from probe.values import Estimate
 
 Labels: TypeAlias = Int[np.ndarray, " row"]
@@ -26,6 +26,11 @@ class Errors:
 
     over: Float[np.ndarray, " row"]
     under: Float[np.ndarray, " row"]
+
+    @property
+    def either(self) -> np.ndarray:
+        """Which rows are an error of either type."""
+        return np.asarray((self.over == 1) | (self.under == 1))
 
     @property
     def counts(self) -> dict[str, float]:
@@ -66,42 +71,79 @@ def ordinal(given: Labels, reference: Labels, high: int) -> Errors:
     )
 
 
+CUTS: Mapping[str, Cut] = {"high-vs-rest": high_vs_rest, "strict": strict, "ordinal": ordinal}
+"""The cuts by the names that the command line gives them."""
+
+
+def need_of(cut: Cut) -> Need:
+    """What a cut must know of the options; a cut of a user's own is taken to need their order."""
+    return "high-risk option" if cut is high_vs_rest else "rank of the options"
+
+
 def sensitivity(outcomes: Outcomes, labels: Labels, cut: Cut) -> Estimate:
     """Risk sensitivity E_I / E_II among errors, undefined without a type II error; both counts always stand beside it.
 
-    Above 1 over-triage prevails. The interval is Wilson's for the share of type I among errors, as odds.
+    Above 1 over-triage prevails. The interval is Wilson's for the share of type I among errors, as odds, at the
+    effective number of errors where a case has several rows.
     """
     n = int((labels >= 0).sum())
     if n == 0:
         return Estimate(None, note=NOTHING)
-    counts = cut(labels, outcomes.reference, outcomes.high).counts
+    errors = _errors(outcomes, labels, cut)
+    counts = errors.counts
     one, two = counts["type_1"], counts["type_2"]
     if two == 0:
         what = "no error at all" if one == 0 else "no type II error"
         return Estimate(None, n=n, counts=counts, note=f"undefined: {what}")
-    low, high = (p / (1 - p) for p in wilson(one, one + two))
-    return Estimate(one / two, low, high, n, counts, "odds of Wilson's interval for the share of type I among errors")
+    share = proportion(_among(errors.either, errors.over == 1), outcomes.case)
+    low, high = (p / (1 - p) for p in (share.low or 0.0, share.high or 0.0))
+    return Estimate(one / two, low, high, n, counts, f"odds of the share of type I among errors; {share.method}")
 
 
 def log_ratio(outcomes: Outcomes, labels: Labels, cut: Cut) -> Estimate:
-    """log((E_I + .5) / (E_II + .5)): always defined, positive where over-triage prevails; normal interval."""
+    """log((E_I + .5) / (E_II + .5)): always defined, positive where over-triage prevails; normal interval.
+
+    Its half-width is z sqrt(1 / (E_I / D + .5) + 1 / (E_II / D + .5)), where D, at least 1, is the design effect of
+    rows that cluster by case: 1 with one row per case, k where every case stands k times alike.
+    """
     n = int((labels >= 0).sum())
     if n == 0:
         return Estimate(None, note=NOTHING)
-    counts = cut(labels, outcomes.reference, outcomes.high).counts
-    one, two = counts["type_1"] + 0.5, counts["type_2"] + 0.5
-    value, half = float(np.log(one / two)), Z * float(np.sqrt(1 / one + 1 / two))
-    return Estimate(value, value - half, value + half, n, counts, "normal, 0.5 added to both counts")
+    errors = _errors(outcomes, labels, cut)
+    counts, design = errors.counts, _design_effect(errors, outcomes.case)
+    one, two = counts["type_1"], counts["type_2"]
+    value = float(np.log((one + 0.5) / (two + 0.5)))
+    half = Z * float(np.sqrt(1 / (one / design + 0.5) + 1 / (two / design + 0.5)))
+    method = "normal, 0.5 added to both counts"
+    if design > 1:
+        method += f", at {(one + two) / design:.0f} effective errors (rows cluster by case)"
+    return Estimate(value, value - half, value + half, n, counts, method)
 
 
 def over_rate(outcomes: Outcomes, labels: Labels, cut: Cut) -> Estimate:
     """Share of type I errors among the answered cases where one was possible."""
-    return proportion(cut(labels, outcomes.reference, outcomes.high).over, outcomes.case)
+    return proportion(_errors(outcomes, labels, cut).over, outcomes.case)
 
 
 def under_rate(outcomes: Outcomes, labels: Labels, cut: Cut) -> Estimate:
     """Share of type II errors among the answered cases where one was possible."""
-    return proportion(cut(labels, outcomes.reference, outcomes.high).under, outcomes.case)
+    return proportion(_errors(outcomes, labels, cut).under, outcomes.case)
+
+
+def _errors(outcomes: Outcomes, labels: Labels, cut: Cut) -> Errors:
+    assert outcomes.high is not None, "a measure that needs the high-risk option is not called without it"
+    return cut(labels, outcomes.reference, outcomes.high)
+
+
+def _design_effect(errors: Errors, case: np.ndarray) -> float:
+    """Variance of the log-ratio with errors summed within cases over that with every row on its own; at least 1."""
+    _, member = np.unique(case, return_inverse=True)
+    one, two = np.nan_to_num(errors.over), np.nan_to_num(errors.under)
+    influence = one / (one.sum() + 0.5) - two / (two.sum() + 0.5)
+    alone = float((influence**2).sum())
+    if alone == 0:
+        return 1.0
+    return max(1.0, float((np.bincount(member, weights=influence) ** 2).sum()) / alone)
 
 
 def _among(qualifies: np.ndarray, error: np.ndarray) -> Float[np.ndarray, " row"]:

@@ -61,12 +61,12 @@ def log_loss(outcomes: Outcomes) -> Scores:
 
 def high_risk(outcomes: Outcomes) -> Scores:
     """1 where the stated label is the high-urgency one; an unparsed answer is not (strict)."""
-    return _where(outcomes.status != ABSENT, outcomes.stated == outcomes.high)
+    return _where((outcomes.status != ABSENT) & (outcomes.high is not None), outcomes.stated == outcomes.high)
 
 
 def high_risk_latent(outcomes: Outcomes) -> Scores:
     """1 where the latent label is the high-urgency one."""
-    return _where(outcomes.latent >= 0, outcomes.latent == outcomes.high)
+    return _where((outcomes.latent >= 0) & (outcomes.high is not None), outcomes.latent == outcomes.high)
 
 
 def expected_urgency_latent(outcomes: Outcomes) -> Scores:

@@ -11,18 +11,20 @@ import pandas as pd
 from jaxtyping import Float
 from scipy import stats
 
-from probe.values import Direction, Estimate, ProbeError, Site
+from probe.behaviour.pairing import pair_keys
+from probe.values import ALL, Direction, Estimate, ProbeError, Site
 
-ALL = "all"
 FLIPS = 200
 """Random sign flips behind a noise floor."""
 
 Read: TypeAlias = Callable[[str, int, str], tuple[pd.DataFrame, Float[np.ndarray, "row d_model"]]]
 """(persona, layer, position) -> a table with the columns case, stratum and family, and the residuals of its rows.
 
-Rows where the position is absent are left out. ``view.table()`` and ``np.asarray(view.resid(...))`` of a store fit."""
+Columns that name the condition are used where present. Rows where the position is absent are left out.
+``view.table()`` and ``np.asarray(view.resid(...))`` of a store fit."""
 
-_ByCase: TypeAlias = tuple[pd.DataFrame, Float[np.ndarray, "_ d_model"]]
+_Arm: TypeAlias = tuple[pd.DataFrame, Float[np.ndarray, "_ d_model"]]
+_Signs: TypeAlias = Float[np.ndarray, "flip case"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,10 +81,7 @@ def squared_norm_of_mean(shift: Float[np.ndarray, "case d_model"]) -> float:
 
 def sign_flip_floor(shift: Float[np.ndarray, "case d_model"], rng: np.random.Generator, flips: int = FLIPS) -> float:
     """95 % quantile of :func:`squared_norm_of_mean` when the sign of each case's shift is random, at least 0."""
-    n = len(shift)
-    signs = rng.choice(np.array([-1.0, 1.0], dtype=shift.dtype), size=(flips, n))
-    totals = ((signs @ shift) ** 2).sum(1)
-    return max(0.0, float(np.quantile((totals - (shift**2).sum()) / (n * (n - 1)), 0.95)))
+    return _floor(_flipped(shift, _signs(rng, flips, len(shift))))
 
 
 def shift_size(pairs: PairedResiduals, rng: np.random.Generator, flips: int = FLIPS) -> ShiftSize:
@@ -94,6 +93,11 @@ def shift_size(pairs: PairedResiduals, rng: np.random.Generator, flips: int = FL
     Raises:
         ProbeError: there is no pair, or the base's residuals are all nil.
     """
+    return _sized(pairs, _signs(rng, flips, len(pairs.case)))[0]
+
+
+def _sized(pairs: PairedResiduals, signs: _Signs) -> tuple[ShiftSize, np.ndarray]:
+    """:func:`shift_size` with these flips, and the squared relative sizes under them (none below three cases)."""
     shift, base = _float(pairs.shift), _float(pairs.base)
     n = len(shift)
     if n == 0:
@@ -105,13 +109,13 @@ def shift_size(pairs: PairedResiduals, rng: np.random.Generator, flips: int = FL
     naive, per_case = (float(x / np.sqrt(base_square)) for x in (np.linalg.norm(shift.mean(0)), lengths.mean()))
     if n < 3:
         size = Estimate(None, n=n, note=f"undefined: {n} cases, a size needs three")
-        return ShiftSize(size, np.nan, naive, per_case, np.nan, float(np.sqrt(base_square)))
+        return ShiftSize(size, np.nan, naive, per_case, np.nan, float(np.sqrt(base_square))), np.array([])
     square = squared_norm_of_mean(shift)
     mean_square = float((lengths**2).mean())
-    floor = float(np.sqrt(sign_flip_floor(shift, rng, flips) / base_square))
+    null = _flipped(shift, signs) / base_square
     common = square / mean_square if square > 0 else np.nan
     size = _relative_size(shift, base, square, base_square)
-    return ShiftSize(size, floor, naive, per_case, common, float(np.sqrt(base_square)))
+    return ShiftSize(size, float(np.sqrt(_floor(null))), naive, per_case, common, float(np.sqrt(base_square))), null
 
 
 def persona_direction(pairs: PairedResiduals, site: Site, persona: str, base: str) -> Direction:
@@ -127,12 +131,13 @@ def persona_direction(pairs: PairedResiduals, site: Site, persona: str, base: st
 
 
 def pair_residuals(read: Read, site: Site, persona: str, base: str) -> PairedResiduals:
-    """Residuals of persona and base at one site, paired by case; several conditions of a case are averaged first.
+    """Residuals of persona and base at one site, paired by case and by the conditions that both arms share.
 
-    Cases that lack the site under either persona are left out.
+    Each pair of a case and a condition gives one difference (wordings are averaged within it); a case is the mean of
+    its pairs. What lacks the site under either persona is left out of both, so that no condition weighs more in one
+    arm than in the other.
     """
-    ours, theirs = (_by_case(*read(arm, site.layer, site.position)) for arm in (persona, base))
-    return _paired(ours, theirs)
+    return _paired(*(read(arm, site.layer, site.position) for arm in (persona, base)))
 
 
 def shift_by_layer(
@@ -148,23 +153,64 @@ def shift_by_layer(
 
     Columns: persona, base, stratum, position, layer, value, low, high (relative to the RMS residual norm of the base
     at that layer; NaN where undefined, see ``note``), n (cases), floor, naive, per_case, common, base_norm, method,
-    note: the fields of :class:`ShiftSize`. ``rng`` drives the sign flips; by default a generator seeded with 0.
+    note: the fields of :class:`ShiftSize`. ``floor`` belongs to one layer; ``floor_max`` is the 95 % quantile of the
+    *largest* size over these layers under the same sign flips: what the largest of many layers must exceed.
+    ``rng`` drives the sign flips; by default a generator seeded with 0.
     Layers that share no case for a persona (an absent position) have no row.
     """
     rng = rng or np.random.default_rng(0)
     others = [persona for persona in personas if persona != base]
-    rows: dict[str, list[dict[str, object]]] = {persona: [] for persona in others}
+    arms: dict[tuple[str, str], _OverLayers] = {}
+    seed = int(rng.integers(2**63))
     for layer in layers:  # outermost, so that the base is read once per layer and one layer is in memory at a time
-        theirs = _by_case(*read(base, layer, position))
+        theirs = read(base, layer, position)
         for persona in others:
-            pairs = _paired(_by_case(*read(persona, layer, position)), theirs)
+            pairs = _paired(read(persona, layer, position), theirs)
             for stratum in _strata(pairs.stratum):
-                size = shift_size(pairs.stratum_only(stratum), rng)
-                row = {"persona": persona, "base": base, "stratum": stratum, "position": position, "layer": layer}
-                rows[persona].append(row | _columns(size))
-    names = ["persona", "base", "stratum", "position", "layer", "value", "low", "high", "n", "floor", "naive"]
-    columns = [*names, "per_case", "common", "base_norm", "method", "note"]
-    return pd.DataFrame([row for of_persona in rows.values() for row in of_persona], columns=columns)
+                inside = pairs.stratum_only(stratum)
+                # Drawn anew from one seed: the same flips of the same cases at every layer, and none of them kept.
+                size, null = _sized(inside, _signs(np.random.default_rng(seed), FLIPS, len(inside.case)))
+                arm = arms.setdefault((persona, stratum), _OverLayers([], []))
+                arm.rows.append({"layer": layer} | _columns(size))
+                arm.nulls.append(null)
+    rows = [
+        {"persona": persona, "base": base, "stratum": stratum, "position": position, "floor_max": arm.floor} | row
+        for persona in others
+        for (name, stratum), arm in arms.items()
+        if name == persona
+        for row in arm.rows
+    ]
+    names = ["persona", "base", "stratum", "position", "layer", "value", "low", "high", "n", "floor", "floor_max"]
+    columns = [*names, "naive", "per_case", "common", "base_norm", "method", "note"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+@dataclass(frozen=True, eq=False)
+class _OverLayers:
+    """Of one persona and stratum: a row per layer, and the squared relative sizes under the flips at that layer."""
+
+    rows: list[dict[str, object]]
+    nulls: list[np.ndarray]
+
+    @property
+    def floor(self) -> float:
+        drawn = [null for null in self.nulls if len(null)]
+        return float(np.sqrt(_floor(np.max(drawn, axis=0)))) if drawn else np.nan
+
+
+def _signs(rng: np.random.Generator, flips: int, n: int) -> _Signs:
+    return rng.choice(np.array([-1.0, 1.0]), size=(flips, n))
+
+
+def _flipped(shift: Float[np.ndarray, "case d_model"], signs: _Signs) -> Float[np.ndarray, " flip"]:
+    """:func:`squared_norm_of_mean` of the shifts under each row of signs."""
+    n = len(shift)
+    totals = ((signs @ _float(shift)) ** 2).sum(1)
+    return np.asarray((totals - (shift**2).sum()) / (n * (n - 1)))
+
+
+def _floor(squares: Float[np.ndarray, " flip"]) -> float:
+    return max(0.0, float(np.quantile(squares, 0.95)))
 
 
 def _relative_size(shift: np.ndarray, base: np.ndarray, square: float, base_square: float) -> Estimate:
@@ -185,25 +231,36 @@ def _relative_size(shift: np.ndarray, base: np.ndarray, square: float, base_squa
     return Estimate(float(np.sqrt(ratio)), low, high, n, method="U-statistic, jackknife over cases")
 
 
-def _by_case(table: pd.DataFrame, rows: np.ndarray) -> _ByCase:
-    """Family and stratum by case, and the residuals averaged within each case."""
-    if len(table) != len(rows):
-        raise ProbeError(f"residuals must be aligned with their table, found {len(rows)} rows for {len(table)} cells")
-    member, cases = pd.factorize(table["case"])
-    first = table.drop_duplicates("case").set_index("case").reindex(columns=["family", "stratum"]).astype(object)
-    first["stratum"] = first["stratum"].fillna("")
+def _paired(ours: _Arm, theirs: _Arm) -> PairedResiduals:
+    """Both arms averaged within each (case, shared condition), then within each case, over the same conditions."""
+    for table, x in (ours, theirs):
+        if len(table) != len(x):
+            raise ProbeError(f"residuals must be aligned with their table, found {len(x)} rows for {len(table)} cells")
+    left, right = pair_keys(ours[0], theirs[0])
+    kept = left >= 0
+    cells = ours[0][kept]
+    keys, first = np.unique(left[kept], return_index=True)
+    case_of_key, cases = pd.factorize(cells["case"].iloc[first])
+    described = cells.drop_duplicates("case").set_index("case").reindex(cases)
+    described = described.reindex(columns=["family", "stratum"]).astype(object)
+    stratum = described["stratum"].fillna("")
     # A case without a family is a family of its own.
-    first["family"] = first["family"].where(first["family"].notna() & (first["family"] != ""), first.index)
-    sums = np.zeros((len(cases), rows.shape[1]))
-    np.add.at(sums, member, _float(rows))
-    return first, sums / np.bincount(member, minlength=len(cases))[:, None]
+    family = described["family"].where(described["family"].notna() & (described["family"] != ""), described.index)
+    arms = (
+        _averaged(_averaged(x[key >= 0], np.searchsorted(keys, key[key >= 0]), len(keys)), case_of_key, len(cases))
+        for x, key in ((ours[1], left), (theirs[1], right))
+    )
+    return PairedResiduals(
+        np.asarray(cases, dtype=object), family.to_numpy(dtype=object), stratum.to_numpy(dtype=object), *arms
+    )
 
 
-def _paired(ours: _ByCase, theirs: _ByCase) -> PairedResiduals:
-    both = ours[0].index.intersection(theirs[0].index, sort=False)
-    left, right = ours[0].index.get_indexer(both), theirs[0].index.get_indexer(both)
-    family, stratum = (ours[0][name].to_numpy(dtype=object)[left] for name in ("family", "stratum"))
-    return PairedResiduals(both.to_numpy(dtype=object), family, stratum, ours[1][left], theirs[1][right])
+def _averaged(x: np.ndarray, group: np.ndarray, n_groups: int) -> Float[np.ndarray, "group d_model"]:
+    if n_groups == len(x):  # one row each: only the order changes
+        return _float(x)[np.argsort(group)]
+    sums = np.zeros((n_groups, x.shape[1]))
+    np.add.at(sums, group, _float(x))
+    return sums / np.bincount(group, minlength=n_groups)[:, None]
 
 
 def _strata(stratum: np.ndarray) -> tuple[str, ...]:

@@ -9,8 +9,8 @@ import pandas as pd
 
 from probe.report.numbers import DASH, decimal, interval, p_value, plural, points, signed
 from probe.report.style import METRIC_NAMES, arms, shown
+from probe.values import ALL
 
-ALL = "all"
 SIGNIFICANT = 0.05
 
 BLOCKS: dict[str, tuple[str, ...]] = {

@@ -26,12 +26,12 @@ from probe.report.style import (
     shown,
     styled,
 )
+from probe.values import ALL
 
 EFFECTS = {"accuracy": "↑", "consistency_strict": "↑", "ece": "↓"}
 """Metrics of the effects figure, each with the direction that is better."""
 
 SIGNIFICANT = 0.05
-ALL = "all"
 POOLED = "#f6f6f4"
 _COUNTS = "#9fc0dd"
 _FEW = 10
@@ -74,7 +74,7 @@ def draw_persona_effects(comparisons: pd.DataFrame) -> Figure:
         keys += _planned_key(shown_rows)
         said = "* Holm-adjusted p < .05"
         if shown_rows["signs_differ"].any():
-            said += "    † strata differ in sign"
+            said += "    † strata and pool differ in sign"
         keys.append(Line2D([], [], ls="", label=said))
         figure.legend(handles=keys, loc="outside lower center", ncols=len(keys))
         return laid_out(figure)
@@ -206,8 +206,8 @@ def _reliability_panel(ax: Axes, part: pd.DataFrame) -> None:
 def draw_shift(shifts: pd.DataFrame) -> Figure:
     """Size of each persona's residual shift by layer, relative to the base's residual norm; one panel per stratum.
 
-    Bands: jackknife intervals over cases. Dotted: the noise floor, the 95 % quantile without a common shift. Where the
-    size is undefined the line is broken.
+    Bands: jackknife intervals over cases. Dotted: the noise floor, the 95 % quantile without a common shift at that
+    layer. Where the size is undefined the line is broken.
     """
     personas, strata = arms(shifts)
     base = str(shifts["base"].iloc[0])
@@ -230,7 +230,7 @@ def draw_shift(shifts: pd.DataFrame) -> Figure:
         axes[0].set_ylim(bottom=0)
         axes[0].set_ylabel(f"common shift from {shown(base)}\n(share of residual norm)")
         keys = [Line2D([], [], color=hue[p], marker=mark[p], ms=3.2, label=shown(p)) for p in personas]
-        keys.append(Line2D([], [], color=SOFT, lw=0.9, ls=":", label="noise floor"))
+        keys.append(Line2D([], [], color=SOFT, lw=0.9, ls=":", label="noise floor at each point"))
         figure.legend(handles=keys, loc="outside lower center", ncols=min(len(keys), 6))
         return laid_out(figure)
 

@@ -10,8 +10,8 @@ import pandas as pd
 
 from probe.report.numbers import DASH, decimal, interval, listed, p_value, plural, points
 from probe.report.style import METRIC_NAMES, shown
+from probe.values import ALL
 
-ALL = "all"
 SIGNIFICANT = 0.05
 LOW_MASS = 0.5
 """Below this probability on all labels together a latent label means little."""
@@ -63,23 +63,17 @@ def _effects(rows: pd.DataFrame, what: str) -> Iterator[str]:
         if not resolved.any():
             (unresolved if part["p"].notna().any() else untested).append(name)
             continue
-        told = part[(resolved | _opposed(part)) & (part["stratum"] != ALL)]
+        hidden = bool(part["signs_differ"].any())
+        told = part[(resolved | hidden) & (part["stratum"] != ALL)]
         strata = [_moves(row) for _, row in told.iterrows()]
         pool = _moves(part[part["stratum"] == ALL].iloc[0])
         text = f"{listed(strata)}; it {pool}" if strata else pool
-        warning = " Strata and pool differ in sign: read the strata." if _opposed(part) else ""
+        warning = " Strata and pool differ in sign: read the strata." if hidden else ""
         yield f"{name}: {what} {text}.{warning}"
     if unresolved:
         yield f"No change of {what} is resolved for {listed(unresolved)} (Holm-adjusted p ≥ .05 everywhere)."
     if untested:
         yield f"No change of {what} could be tested for {listed(untested)}: no pair of cases qualifies."
-
-
-def _opposed(part: pd.DataFrame) -> bool:
-    """Do two intervals that exclude 0 lie on opposite sides, or does the pool contradict a stratum's interval?"""
-    up, down = bool((part["low"] > 0).any()), bool((part["high"] < 0).any())
-    pool = float(part.loc[part["stratum"] == ALL, "difference"].iloc[0])
-    return (up and (down or pool < 0)) or (down and pool > 0)
 
 
 def _moves(row: pd.Series) -> str:
@@ -97,28 +91,35 @@ def _moves(row: pd.Series) -> str:
 
 
 def _calibration(metrics: pd.DataFrame) -> Iterator[str]:
-    ece = metrics[(metrics["metric"] == "ece") & metrics["value"].notna()]
+    ece = metrics[(metrics["metric"] == "ece") & metrics["null_max"].notna() & metrics["value"].notna()]
     if ece.empty:
         return
-    beyond = ece[ece["value"] > ece["null_high"]]
-    text = f"The latent label is miscalibrated beyond chance in {len(beyond)} of {plural(len(ece), 'arm')}"
+    alone = int((ece["value"] > ece["null_high"]).sum())
+    chance = (
+        f"{alone} of {plural(len(ece), 'arm')} exceed{'s' if alone == 1 else ''} the upper end of the null band, "
+        f"where {decimal(0.025 * len(ece), 1)} would by chance"
+    )
+    beyond = ece[ece["value"] > ece["null_max"]]
     if beyond.empty:
-        yield f"{text}: no ECE lies above what a perfectly calibrated model with the same confidences would show."
+        yield f"No miscalibration of the latent label is resolved: {chance}; none exceeds the limit for all together."
         return
     worst = _largest(beyond, "value")
     same = (metrics["persona"] == worst["persona"]) & (metrics["stratum"] == worst["stratum"])
     lean = metrics[same & (metrics["metric"] == "overconfidence")].iloc[0]
     side = "over" if lean["value"] > 0 else "under"
     yield (
-        f"{text} (ECE above its null band). Largest: {_arm(worst)}, ECE {decimal(worst['value'])} "
-        f"(null {decimal(worst['null_low'])}–{decimal(worst['null_high'])}, {plural(worst['n'], 'cell')}); "
-        f"confidence minus accuracy is {decimal(lean['value'])} {interval(lean['low'], lean['high'])}: {side}confident."
+        f"The latent label is miscalibrated in {len(beyond)} of {plural(len(ece), 'arm')}: there the ECE lies above "
+        "what the largest of so many arms would reach, in 19 of 20 studies, if all were calibrated. Largest: "
+        f"{_arm(worst)}, ECE {decimal(worst['value'])} (limit {decimal(worst['null_max'])}, "
+        f"{plural(worst['n'], 'cell')}); confidence minus accuracy is {decimal(lean['value'])} "
+        f"{interval(lean['low'], lean['high'])}: {side}confident. Taken one by one, {chance}."
     )
 
 
 def _shift(shifts: pd.DataFrame) -> Iterator[str]:
     pooled = shifts[shifts["stratum"] == ALL]
-    above = pooled[(pooled["value"] > pooled["floor"]) & pooled["value"].notna()]
+    # The largest of many layers is compared with the largest that noise gives over the same layers.
+    above = pooled[(pooled["value"] > pooled["floor_max"]) & pooled["value"].notna()]
     if above.empty:
         yield "No persona shifts the residual stream beyond the noise floor at any captured layer."
         return
@@ -132,8 +133,8 @@ def _shift(shifts: pd.DataFrame) -> Iterator[str]:
     yield (
         f"Largest common shift of the residual stream from {shown(first['base'])} at "
         f"{str(first['position']).replace('_', ' ')}, as a share of the residual norm: {listed(told)} "
-        f"(highest noise floor among them {decimal(max(row['floor'] for row in largest))}; "
-        f"{plural(first['n'], 'case')})."
+        f"(noise reaches at most {decimal(max(row['floor_max'] for row in largest))} at the noisiest layer, 95 % "
+        f"quantile; {plural(first['n'], 'case')})."
     )
     hidden = [str(name) for name in pooled["persona"].drop_duplicates() if name not in set(above["persona"])]
     if hidden:

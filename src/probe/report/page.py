@@ -25,7 +25,8 @@ CAPTIONS: Mapping[str, tuple[str, str]] = {
         "Change against the base persona in accuracy, consistency and expected calibration error, in percentage "
         "points; arrows show the better direction. Whiskers: 95 % intervals of the paired difference (for ECE a "
         "descriptive bootstrap band, no test). * Holm-adjusted p < .05 over all tests of this report. † strata and "
-        "pool differ in sign. Diamonds: the planned difference on the same cases, where there is a plan.",
+        "pool differ in sign, one of them with an interval that excludes 0. Diamonds: the planned difference on the "
+        "same cases, where there is a plan.",
     ),
     "risk": (
         "Risk propensity and sensitivity",
@@ -44,7 +45,8 @@ CAPTIONS: Mapping[str, tuple[str, str]] = {
         "Shift of the residual stream",
         "Norm of the mean paired shift from the base persona, as a share of the base's root mean square residual norm, "
         "estimated from products of different cases only, so that noise does not inflate it. Bands: jackknife over "
-        "cases. Dotted: 95 % quantile when the sign of each case's shift is random.",
+        "cases. Dotted: 95 % quantile at that point when the sign of each case's shift is random; the sentences above "
+        "compare the largest shift with the quantile of the largest over all points.",
     ),
 }
 """Title and caption of each figure that a report may hold."""

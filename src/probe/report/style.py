@@ -12,6 +12,8 @@ import matplotlib.style
 import pandas as pd
 from matplotlib.figure import Figure
 
+from probe.values import ALL
+
 TEXT_WIDTH = 6.9
 """Width of a full text column in inches; figures are made at their print size."""
 
@@ -25,7 +27,7 @@ _HUES = ("#CC79A7", "#0072B2", "#009E73", "#D55E00", "#56B4E9", "#E69F00")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 _LONGEST_NAME = 28
-_NAMES = {"none": "no persona", "all": "all cases"}
+_NAMES = {"none": "no persona", ALL: "all cases"}
 _ACRONYMS = {"ed": "ED", "gp": "GP", "icu": "ICU", "ai": "AI", "ecg": "ECG"}
 
 METRIC_NAMES: Mapping[str, str] = {
@@ -75,7 +77,7 @@ def markers(personas: Sequence[str]) -> dict[str, str]:
 def arms(table: pd.DataFrame) -> tuple[list[str], list[str]]:
     """Personas and strata of a tidy table in their order, the pool after the strata that it pools."""
     personas, strata = (list(table[name].drop_duplicates()) for name in ("persona", "stratum"))
-    return personas, sorted(strata, key=lambda stratum: bool(stratum == "all"))
+    return personas, sorted(strata, key=lambda stratum: bool(stratum == ALL))
 
 
 @contextmanager

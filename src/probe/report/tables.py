@@ -34,9 +34,12 @@ def terminal_table(metrics: pd.DataFrame, *, brief: bool = False) -> Table:
     last, (personas, strata) = "", arms(metrics)
     for persona, stratum in itertools.product(personas, strata):
         arm = rows_of_arm(metrics, persona, stratum)
-        values = [_value(arm[name], planned) for name in ("accuracy", "accuracy_latent", "consistency")]
-        values += [decimal(arm["ece"]["value"]) if brief else _ece(arm["ece"]), _value(arm["risk_propensity"], planned)]
-        values += [_errors(arm["risk_sensitivity"])]
+        # Where no answer states a label (all cut off, say) a stated share of .00 would read as a finding.
+        silent = arm["parse_rate"]["value"] == 0
+        values = [_value(arm["accuracy"], planned, silent)]
+        values += [_value(arm[name], planned) for name in ("accuracy_latent", "consistency")]
+        values += [decimal(arm["ece"]["value"]) if brief else _ece(arm["ece"])]
+        values += [_value(arm["risk_propensity"], planned, silent), _errors(arm["risk_sensitivity"])]
         if last and persona != last:
             table.add_section()
         name = shown(persona) if persona != last else ""
@@ -45,10 +48,9 @@ def terminal_table(metrics: pd.DataFrame, *, brief: bool = False) -> Table:
     return table
 
 
-def _value(row: pd.Series, planned: bool) -> str:
-    if not planned:
-        return decimal(row["value"])
-    return f"{decimal(row['value'])} [{decimal(row['planned'])}]"
+def _value(row: pd.Series, planned: bool, silent: bool = False) -> str:
+    value = decimal(None if silent else row["value"])
+    return f"{value} [{decimal(row['planned'])}]" if planned else value
 
 
 def _ece(row: pd.Series) -> str:

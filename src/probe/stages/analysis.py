@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,14 @@ import numpy as np
 import pandas as pd
 
 from probe import behaviour, mechanism
+from probe.behaviour import Settings
 from probe.store import Store
-from probe.values import ProbeError
+from probe.values import ALL, ProbeError
 
 DEFAULT_BASE = "none"
+
+MAIN_POSITION = "prompt_end"
+"""Where the figure and the terminal show the residual shift, if it was captured; the table has every position."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,34 +53,62 @@ def cells(source: Store | pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def behaviour_tables(source: Store | pd.DataFrame, *, base: str | None = None) -> BehaviourTables:
+def behaviour_tables(
+    source: Store | pd.DataFrame,
+    *,
+    base: str | None = None,
+    options: Sequence[str] | None = None,
+    high_risk: str | None = None,
+    settings: Settings | None = None,
+) -> BehaviourTables:
     """Metrics, comparisons with the base persona, and reliability bins of a store or of a user's own table.
 
     ``base`` is the persona that the others are compared with: by default the study's own, else ``none``. Without that
-    persona in the table there is no comparison.
+    default in the table there is no comparison. ``options`` in rising urgency and ``high_risk`` are a store's own
+    unless they are given; ``settings`` hold the bins of the ECE and the cut between over- and under-triage.
+
+    Raises:
+        ProbeError: the base that was asked for is not in the table, or the table breaks a rule of ``read_outcomes``.
     """
-    table = cells(source)
-    if base is None:
-        base = study_of(source).get("base", DEFAULT_BASE) if isinstance(source, Store) else DEFAULT_BASE
-    personas = set(table["persona"])
-    comparable = base in personas and len(personas) > 1
-    compared = behaviour.compare(table, base) if comparable else pd.DataFrame()
-    return BehaviourTables(behaviour.metrics(table), compared, behaviour.reliability(table))
+    table, settings = cells(source), settings or Settings()
+    measured = behaviour.metrics(table, options=options, high_risk=high_risk, settings=settings)
+    personas = list(measured["persona"].unique())
+    chosen = _base(source, base, personas)
+    compared = pd.DataFrame()
+    if chosen in personas and len(personas) > 1:
+        compared = behaviour.compare(table, chosen, options=options, high_risk=high_risk, settings=settings)
+    return BehaviourTables(measured, compared, behaviour.reliability(table, options=options, n_bins=settings.n_bins))
+
+
+def _base(source: Store | pd.DataFrame, asked: str | None, personas: Sequence[str]) -> str:
+    """The base persona. One that was asked for must be there; the default need not."""
+    if asked is None:
+        default = study_of(source).get("base", DEFAULT_BASE) if isinstance(source, Store) else DEFAULT_BASE
+        return str(default)
+    if asked not in personas:
+        from probe.study.located import nearest  # late: only a refusal needs it
+
+        raise ProbeError(f"the base persona {asked!r} is not in the table. {nearest(asked, personas, 'persona')}")
+    return asked
 
 
 def shift_tables(store: Store, *, base: str | None = None) -> pd.DataFrame:
     """Size of every persona's residual shift from the base, by residual point, at every captured position.
 
-    Empty where the base persona was not captured.
+    Empty where the study's base persona was not captured.
+
+    Raises:
+        ProbeError: the base that was asked for was not captured.
     """
-    study = study_of(store)
-    base = base or study.get("base", DEFAULT_BASE)
     personas = list(dict.fromkeys(cells(store)["persona"]))
+    base = _base(store, base, personas)
     if base not in personas:
         return pd.DataFrame()
     capture = store.manifest["capture"]
     views = {persona: store.select(persona=persona) for persona in personas}
     tables = {persona: view.table() for persona, view in views.items()}
+    for table in tables.values():
+        table.attrs = {}  # pandas copies them, a whole study, with every selection of rows
 
     def read(persona: str, layer: int, position: str) -> tuple[pd.DataFrame, np.ndarray]:
         resid = views[persona].resid(layer=layer, position=position, missing="drop")
@@ -87,6 +119,34 @@ def shift_tables(store: Store, *, base: str | None = None) -> pd.DataFrame:
         for position in capture["positions"]
     ]
     return pd.concat([part for part in parts if len(part)], ignore_index=True) if any(map(len, parts)) else parts[0]
+
+
+def main_shifts(shifts: pd.DataFrame) -> pd.DataFrame:
+    """The shifts at ``prompt_end``, or at the first position that has any where that was not captured."""
+    if shifts.empty:
+        return shifts
+    found = list(dict.fromkeys(shifts["position"]))
+    return shifts[shifts["position"] == (MAIN_POSITION if MAIN_POSITION in found else found[0])]
+
+
+def pooled(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows over all strata."""
+    return table[table["stratum"] == ALL]
+
+
+def figures_path(name: str, out: Path | None) -> Path:
+    """Where a study's tables, figures and report go: ``figures/<name>`` unless told otherwise.
+
+    Raises:
+        ProbeError: something that is no folder stands there, or above it.
+    """
+    folder = out if out is not None else Path("figures") / name
+    for path in (folder, *folder.parents):
+        if path.exists():
+            if not path.is_dir():
+                raise ProbeError(f"results are written into a folder, but {path} is a file; choose another with --out")
+            break
+    return folder
 
 
 def save_tables(folder: Path, tables: Mapping[str, pd.DataFrame]) -> list[Path]:

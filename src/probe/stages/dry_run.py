@@ -15,6 +15,7 @@ from probe.stages.capture import store_path
 from probe.stages.preparation import Preparation, prepare
 from probe.stages.terminal import console, say
 from probe.study import Study
+from probe.values import ALL
 
 _ASSUMED_DISCORDANT = 0.2
 
@@ -92,11 +93,11 @@ def _show_power(study: Study) -> None:
     """The smallest difference between two personas that would be found four times in five."""
     strata = [(stratum, sum(case.stratum == stratum for case in study.cases)) for stratum in study.strata]
     if len(strata) > 1:
-        strata.append(("all", len(study.cases)))
+        strata.append((ALL, len(study.cases)))
     for stratum, n in strata:
         found = detectable_difference(n, discordant=_ASSUMED_DISCORDANT)
         shows = "no difference" if found is None else f"a difference of {100 * found:.1f} percentage points"
         say(
-            f"{stratum or 'all'}: {n} cases show {shows} between two personas with power .80 "
+            f"{stratum or ALL}: {n} cases show {shows} between two personas with power .80 "
             f"(paired, alpha .05, {_ASSUMED_DISCORDANT:.0%} of the cases assumed to differ)"
         )

@@ -10,8 +10,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from rich.table import Table
+from rich.text import Text
 
-from probe.stages.terminal import console
+from probe.stages.terminal import console, say
 from probe.store import open_store
 
 PACKAGES = (
@@ -26,7 +27,7 @@ def describe_store(path: Path) -> int:
     store = open_store(path)
     coverage = store.coverage()
     model, capture = store.manifest["model"], store.manifest["capture"]
-    table = Table(title=f"store {path}", show_header=False)
+    table = Table(title=Text(f"store {path}"), show_header=False)
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     for key, value in {
         "study": store.manifest.get("study", {}).get("name", ""),
@@ -40,13 +41,12 @@ def describe_store(path: Path) -> int:
         "cases": str(len(store.plan.cases)),
         "runs": str(len(store.runs())),
     }.items():
-        table.add_row(key, value)
-    out = console()
-    out.print(table)
+        table.add_row(key, Text(value))
+    console().print(table)
     failures = store.failures()
     for kind, rows in failures.groupby("kind"):
         first = rows.iloc[0]
-        out.print(f"{len(rows)} failed: {kind} (first {first['persona']}/{first['case']}: {first['reason']})")
+        say(f"{len(rows)} failed: {kind} (first {first['persona']}/{first['case']}: {first['reason']})")
     return 0 if coverage.committed == coverage.planned else 3
 
 
@@ -54,13 +54,12 @@ def verify_store(path: Path) -> int:
     """Check every byte of a store and print what is wrong: 1 damaged, 3 incomplete, 0 sound and complete."""
     store = open_store(path)
     problems = store.verify()
-    out = console()
     for problem in problems:
-        out.print(str(problem))
+        say(str(problem))
     if problems:
         return 1
     coverage = store.coverage()
-    out.print(f"{len(store.shards)} shards are sound; {coverage}")
+    say(f"{len(store.shards)} shards are sound; {coverage}")
     return 0 if coverage.committed == coverage.planned else 3
 
 
@@ -69,7 +68,7 @@ def describe_machine() -> None:
     import torch
 
     table = Table(title="probe doctor", show_header=False)
-    table.add_row("python", f"{platform.python_version()} ({sys.executable})")
+    table.add_row("python", Text(f"{platform.python_version()} ({sys.executable})"))
     table.add_row("platform", platform.platform())
     for name in PACKAGES:
         try:
@@ -77,11 +76,12 @@ def describe_machine() -> None:
         except PackageNotFoundError:
             table.add_row(name, "not installed")
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    table.add_row("accelerators", ", ".join(devices) or ("mps" if torch.backends.mps.is_available() else "none"))
+    other = "mps" if torch.backends.mps.is_available() else "none"
+    table.add_row("accelerators", Text(", ".join(devices) or other))
     table.add_row("CPU", f"{os.cpu_count()} cores, {torch.get_num_threads()} torch threads")
     if hasattr(os, "sysconf"):
         table.add_row("memory", f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.1f} GiB")
     table.add_row("free disk here", f"{shutil.disk_usage('.').free / 2**30:.1f} GiB")
     for name in ENVIRONMENT:
-        table.add_row(name, os.environ.get(name, "not set"))
+        table.add_row(name, Text(os.environ.get(name, "not set")))
     console().print(table)

@@ -11,12 +11,10 @@ import numpy as np
 import pandas as pd
 
 from probe import report
-from probe.stages.analysis import BehaviourTables, save_tables, study_of
+from probe.report.numbers import decimal
+from probe.stages.analysis import BehaviourTables, main_shifts, save_tables, study_of
 from probe.store import Store
 from probe.values import CellRecord
-
-SHIFT_POSITION = "prompt_end"
-"""Where the figure of the residual shift reads; the table has every captured position."""
 
 _SITES = {"prompt_end": "at the end of the prompt", "answer": "where the letter was written"}
 
@@ -26,7 +24,7 @@ def write_report(
 ) -> list[Path]:
     """Write ``<figure>.png`` and ``.svg``, a CSV per table and ``report.html`` into a folder; returns their paths."""
     written = save_tables(folder, {**vars(tables), "shift": shifts})
-    drawn = shifts[shifts["position"] == SHIFT_POSITION] if len(shifts) else shifts
+    drawn = main_shifts(shifts)
     figures = report.study_figures(tables.metrics, tables.comparisons, tables.reliability, drawn)
     for name, figure in figures.items():
         written += report.save(figure, folder, name)
@@ -94,8 +92,9 @@ def _records(store: Store) -> dict[str, dict[str, object]]:
     }
     personas: dict[str, object] = {
         persona["id"]: " / ".join(
-            "no system message" if text is None else text or "(empty)" for text in persona["wordings"]
+            "no system message" if text is None else text or "(empty)" for text in persona.get("wordings", ())
         )
+        or "(its wordings were not recorded)"
         for persona in store.plan.personas
     }
     runs = store.runs()
@@ -131,9 +130,10 @@ def _notes(store: Store, tables: BehaviourTables) -> list[str]:
             "This model's chat template has no system role: the persona's sentence stands first in the user turn."
         )
     if _is_organism(store):
+        mass = decimal(float(store.table()["label_mass"].mean()))
         notes.append(
-            "By design the organism's labels hold .30 of the probability at the end of the prompt; its latent label is "
-            "trained there all the same (see its model card)."
+            f"By design the organism's labels hold little of the probability at the end of the prompt ({mass} on "
+            "average here); its latent label is trained there all the same (see its model card)."
         )
     runs = store.runs()
     ignored = dict(runs[-1].get("ignored_generation_config") or {}) if runs else {}

@@ -2,33 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from probe.stages.analysis import behaviour_tables, save_tables, shift_tables
+import pandas as pd
+
+from probe.behaviour import Settings
+from probe.stages.analysis import (
+    behaviour_tables,
+    cells,
+    figures_path,
+    main_shifts,
+    pooled,
+    save_tables,
+    shift_tables,
+)
 from probe.stages.capture import CaptureOutcome, capture
-from probe.stages.reporting import SHIFT_POSITION, write_report
-from probe.stages.targets import READERS, open_target, read_table
+from probe.stages.reporting import write_report
+from probe.stages.targets import TABLES, open_target, read_table
 from probe.stages.terminal import announce_capture, announce_files, show_metrics, show_shift
-from probe.store import open_store
+from probe.store import Store, open_store
 from probe.study import Study
 from probe.values import ProbeError
-
-
-def figures_path(name: str, out: Path | None) -> Path:
-    """Where a study's tables, figures and report go: ``figures/<name>`` unless told otherwise."""
-    return out if out is not None else Path("figures") / name
 
 
 def run_study(
     study: Study, *, store: Path | None = None, out: Path | None = None, fresh: bool = False
 ) -> CaptureOutcome:
     """Every stage that a study names, in their order; the captures resume."""
+    folder = figures_path(study.name, out)
     outcome = capture(study, store=store, fresh=fresh)
     announce_capture(outcome)
     if outcome.committed == 0:
         return outcome
     opened = open_store(outcome.store)
-    folder = figures_path(study.name, out)
     wanted = set(study.analyses)
     tables = behaviour_tables(opened) if wanted & {"metrics", "report"} else None
     shifts = shift_tables(opened) if wanted & {"directions", "report"} else None
@@ -42,30 +49,39 @@ def run_study(
     return outcome
 
 
-def run_metrics(target: Path, *, store: Path | None, base: str | None, out: Path | None) -> None:
+def run_metrics(
+    target: Path,
+    *,
+    store: Path | None,
+    base: str | None,
+    out: Path | None,
+    options: Sequence[str] | None = None,
+    high_risk: str | None = None,
+    settings: Settings | None = None,
+) -> None:
     """The metrics of a study's store, or of a table of predictions."""
-    if target.is_file() and target.suffix in READERS:
-        name, table = target.stem, read_table(target)
-        tables = behaviour_tables(table, base=base)
+    name: str
+    source: Store | pd.DataFrame
+    if target.suffix.lower() in TABLES and not target.is_dir():
+        name, source = target.stem, read_table(target)
     else:
-        name, opened = open_target(target, store=store)
-        table, tables = opened.table(), behaviour_tables(opened, base=base)
-    show_metrics(tables, table)
+        name, source = open_target(target, store=store)
     folder = figures_path(name, out)
+    tables = behaviour_tables(source, base=base, options=options, high_risk=high_risk, settings=settings)
+    show_metrics(tables, cells(source))
     announce_files(folder, save_tables(folder, vars(tables)))
 
 
 def run_directions(target: Path, *, store: Path | None, base: str | None, out: Path | None) -> None:
     """The size of each persona's shift, layer by layer, as a table here and as CSV."""
     name, opened = open_target(target, store=store)
+    folder = figures_path(name, out)
     shifts = shift_tables(opened, base=base)
     if shifts.empty:
         raise ProbeError(
             "a shift needs the base persona and at least one other among the captures; name it with --base"
         )
-    pooled = shifts[(shifts["stratum"] == "all") & (shifts["position"] == SHIFT_POSITION)]
-    show_shift(pooled)
-    folder = figures_path(name, out)
+    show_shift(pooled(main_shifts(shifts)))
     announce_files(folder, save_tables(folder, {"shift": shifts}))
 
 

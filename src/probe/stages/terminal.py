@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from probe import report
 from probe.stages.analysis import BehaviourTables
@@ -33,6 +34,10 @@ def show_metrics(tables: BehaviourTables, cells: pd.DataFrame) -> None:
     """The compact table of metrics, and how many answers stated no label, by reason."""
     out = console()
     out.print(report.terminal_table(tables.metrics, brief=out.width < WIDE))
+    lacking = tables.metrics["note"][tables.metrics["note"].str.contains("is not known; ", regex=False)]
+    for note in lacking.unique():
+        n = tables.metrics["metric"][tables.metrics["note"] == note].nunique()
+        say(f"{n} of the metrics are {note}")
     if "status" not in cells:
         return
     unparsed = cells["status"][cells["status"] != "parsed"].value_counts()
@@ -43,12 +48,17 @@ def show_metrics(tables: BehaviourTables, cells: pd.DataFrame) -> None:
 
 
 def show_shift(pooled: pd.DataFrame) -> None:
-    """The size of each persona's shift, one column per residual point; below the noise floor in brackets."""
+    """The size of each persona's shift, one column per residual point; below the noise floor in brackets.
+
+    The floor is that of the largest over all points, because a reader looks at all of them.
+    """
     layers = sorted(pooled["layer"].unique())
-    table = Table("persona", *(str(layer) for layer in layers), title="common shift / residual norm, by residual point")
+    at = str(pooled["position"].iloc[0])
+    title = f"common shift / residual norm at {at}, by residual point; (in the noise)"
+    table = Table("persona", *(str(layer) for layer in layers), title=Text(title))
     for persona, rows in pooled.groupby("persona", sort=False):
         by_layer = rows.set_index("layer")
-        table.add_row(str(persona), *(_size(by_layer.loc[layer]) for layer in layers))
+        table.add_row(Text(str(persona)), *(_size(by_layer.loc[layer]) for layer in layers))
     console().print(table)
 
 
@@ -56,7 +66,7 @@ def _size(row: pd.Series) -> str:
     if pd.isna(row["value"]):
         return "undefined"
     shown = f"{row['value']:.3f}"
-    return shown if row["value"] > row["floor"] else f"({shown})"
+    return shown if row["value"] > row["floor_max"] else f"({shown})"
 
 
 def announce_capture(outcome: CaptureOutcome) -> None:

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from probe.study.located import Located, nearest
 from probe.study.spec import StudyFile
-from probe.values import Case, Persona, StudyError, Task
-
-POOL = "all"
-"""What every table calls the pool of all strata."""
+from probe.values import ALL, Case, Persona, StudyError, Task
 
 
 def refuse_misfits(
@@ -30,9 +27,9 @@ def refuse_misfits(
     if not cases:
         raise source.refusal("there must be at least one case. Add one", "cases")
     for case in cases:
-        if case.stratum == POOL:
+        if case.stratum == ALL:
             raise source.refusal(
-                f"the stratum of case {case.id!r} is {POOL!r}, the name of the pool of all strata. Name it otherwise",
+                f"the stratum of case {case.id!r} is {ALL!r}, the name of the pool of all strata. Name it otherwise",
                 "cases",
             )
         if case.target not in task.option_ids:

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-
 ALL = "all"
 """The stratum that holds every case: the pool of all strata. No case may name it as its own."""
 
