@@ -26,10 +26,12 @@ demo: $(VENV)/.core
 	@$(BIN)/probe demo
 
 test: lint types
-	@$(BIN)/python -m pytest -m "not slow"
+	@mkdir -p $(VENV)/tmp
+	@TMPDIR=$(CURDIR)/$(VENV)/tmp $(BIN)/python -m pytest -m "not slow"
 
 test-slow: $(VENV)/.dev
-	@$(BIN)/python -m pytest -m slow
+	@mkdir -p $(VENV)/tmp
+	@TMPDIR=$(CURDIR)/$(VENV)/tmp $(BIN)/python -m pytest -m slow
 
 lint: $(VENV)/.dev
 	@$(BIN)/ruff format --check .
