@@ -26,8 +26,11 @@ def write_report(
     written = save_tables(folder, {**vars(tables), "shift": shifts})
     drawn = main_shifts(shifts)
     figures = report.study_figures(tables.metrics, tables.comparisons, tables.reliability, drawn)
+    vectors = {}
     for name, figure in figures.items():
-        written += report.save(figure, folder, name)
+        png, svg = report.save(figure, folder, name)
+        vectors[name] = svg.read_text(encoding="utf-8")
+        written += [png, svg]
     page = report.Report(
         title=f"Persona study: {title}",
         subtitle=_subtitle(store),
@@ -35,7 +38,7 @@ def write_report(
         comparisons=tables.comparisons,
         coverage=_coverage(store),
         shifts=drawn,
-        figures={name: report.svg(figure) for name, figure in figures.items()},
+        figures=vectors,
         facts=_facts(store),
         records=_records(store),
         examples=tuple(_examples(store)),
