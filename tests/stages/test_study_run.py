@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,14 +17,17 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import probe
-from probe.capture.decoding import RawRow
-from probe.capture.shards import _answer_step
+from probe.capture import Capturer, Job, PassSettings
+from probe.capture.decoding import LetterStep, RawRow
+from probe.capture.shards import _answer_step, _sites
+from probe.models import find_model
+from probe.models.loading import load_backend
 from probe.organism import CHECKPOINT
-from probe.prompts import parse_answer
+from probe.prompts import LabelTokens, LetterVocabulary, Prompt, parse_answer
 from probe.stages.capture import capture
 from probe.stages.run import run_study
 from probe.study import Study
-from probe.values import LabelRead
+from probe.values import Cell, Condition, LabelRead, PlannedRow
 from tests.tiny_models import DEFAULT_SYSTEM, NO_SYSTEM, save_tiny_model
 
 N_CASES = 600
@@ -277,6 +281,26 @@ def test_a_letter_at_the_start_of_a_long_answer_keeps_its_site() -> None:
     assert step is not None
     assert step.index == 0
     assert step.read is read
+
+
+def test_an_answer_whose_rivals_have_no_token_keeps_its_residual_and_has_no_read() -> None:
+    seen = LabelRead(np.array([-0.1, -2.0, -np.inf], np.float32), 0.9, 0.5)
+    step = LetterStep(4, torch.ones(7, 96), seen)
+    raw = RawRow(seen, {"prompt_end": torch.zeros(7, 96)}, (9, "length"), [1] * 9, "end")
+    settings = PassSettings(tuple(range(7)), ("prompt_end", "answer"), 9)
+    tokenizer, letters = AutoTokenizer.from_pretrained(CHECKPOINT), ("A", "B", "C")
+    backend = load_backend(find_model("organism"), backend="hf", dtype="auto", device="cpu", attention=None)
+    vocabulary = LetterVocabulary(tokenizer, letters)
+    capturer = Capturer(backend, tokenizer, vocabulary, letters, ("x", "y", "z"), settings, 1, "float32")
+    row = PlannedRow(Cell("p", "c", Condition(rotation=1)), 0, "", "", 3)
+    job = Job(row, Prompt("", (1, 2, 3), None, None, None, None), LabelTokens(("B", "C", "A"), ((5,), (6,), (4,))))
+    positions, resid, labels = _sites(capturer, job, raw, step)
+    assert positions == {"prompt_end": 2, "answer": 6}
+    assert float(resid["answer"].mean()) == 1.0
+    assert "answer" not in labels
+    whole = replace(step, read=replace(seen, logp=np.array([-0.1, -2.0, -3.0], np.float32)))
+    read = _sites(capturer, job, raw, whole)[2]["answer"]
+    np.testing.assert_allclose(read.logp, [-2.0, -3.0, -0.1])  # in the order of the options, whose letters are B, C, A
 
 
 def test_rotated_letters_keep_semantic_options(tmp_path: Path) -> None:

@@ -154,9 +154,9 @@ def _sites(
     if step is not None:
         found["answer"] = step.resid
         # Where the letter comes first both sites are one position: its label tokens are those of the prompt's end.
-        labels["answer"] = (
-            raw.prompt_read if step.index == 0 else _in_option_order(step.read, capturer.letters, job.labels.letters)
-        )
+        read = raw.prompt_read if step.index == 0 else _in_option_order(step.read, capturer.letters, job.labels.letters)
+        if np.isfinite(read.logp).all():  # else a letter has no token of the written form, and no read is made
+            labels["answer"] = read
     positions = {name: -1 if places[name] is None else int(places[name] or 0) for name in wanted}
     return positions, {name: found[name] for name in wanted if positions[name] >= 0}, labels
 
@@ -180,5 +180,5 @@ def _refuse_nonfinite(arrays: dict[str, np.ndarray], labels: dict[str, LabelRead
         bad = ~np.isfinite(array.astype(np.float32)).all(axis=1)
         if bad.any():
             raise RowRefused("NonFinite", f"residual point {layers[int(bad.argmax())]} at {position} is not finite")
-    if np.isnan(labels["prompt_end"].logp).any():
+    if not np.isfinite(labels["prompt_end"].logp).all():
         raise RowRefused("NonFinite", "the label log-probabilities at prompt_end are not finite")
