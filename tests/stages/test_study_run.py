@@ -28,6 +28,7 @@ from probe.stages.capture import capture
 from probe.stages.run import run_study
 from probe.study import Study
 from probe.values import Cell, Condition, LabelRead, PlannedRow
+from tests.test_house import WITHOUT_TORCH
 from tests.tiny_models import DEFAULT_SYSTEM, NO_SYSTEM, save_tiny_model
 
 N_CASES = 600
@@ -141,6 +142,19 @@ def test_every_stored_number_of_a_cell_is_what_plain_transformers_gives(store: p
             assert letter == record.letter == record.gen_text[slice(*record.span)]
             checked += 1
     assert checked >= 8
+
+
+def test_a_report_is_made_from_a_read_only_store_where_torch_is_not_importable(
+    store: probe.Store, tmp_path: Path
+) -> None:
+    code = (
+        f"{WITHOUT_TORCH}\nfrom pathlib import Path\nfrom probe.stages.run import run_report\n"
+        f"run_report(Path({str(store.path)!r}), store=None, base=None, out=Path({str(tmp_path / 'out')!r}))\n"
+    )
+    before = {path: path.stat().st_mtime_ns for path in store.path.rglob("*")}
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    assert (tmp_path / "out" / "report.html").exists()
+    assert {path: path.stat().st_mtime_ns for path in store.path.rglob("*")} == before
 
 
 def test_a_second_run_resumes_and_recomputes_nothing(store: probe.Store, monkeypatch: pytest.MonkeyPatch) -> None:
