@@ -23,6 +23,13 @@ _MENTIONS = frozenset({"chosen", "option", "bold", "letter line"})
 
 _DENIAL = re.compile(r"\b(?:not|neither|nor|cannot|never|unable|unlike)\b|n['’]t\b", re.IGNORECASE)
 
+_WITHDRAWN = re.compile(
+    r"\b(?:final\s+)?(?:answer|decision)[\"'*_]*\s*(?:[:=]|\bis\b)[\s\"'*_]*"
+    r"(?:not (?:sure|clear|certain)|unsure|unclear|uncertain|undecided|unknown|it depends|cannot|can['’]t|unable)\b",
+    re.IGNORECASE,
+)
+"""A statement that names no letter takes back what was said before it."""
+
 _REFUSAL = re.compile(
     r"\b(?:I(?:'m| am) (?:sorry|unable|not able)|I (?:can(?:'|no)t|cannot|won't|will not|must decline)|as an AI\b"
     r"|not (?:able|qualified|allowed) to (?:give|provide|offer|make))",
@@ -58,7 +65,8 @@ def parse_answer(text: str, letters: Sequence[str], *, truncated: bool = False) 
     closed = list(_REASONING_CLOSED.finditer(text))
     if not closed and _REASONING_OPEN.search(text):
         return Parsed("unparsable", rule="reasoning is not closed")
-    start = closed[-1].end() if closed else 0
+    withdrawn = list(_WITHDRAWN.finditer(text))
+    start = max([match.end() for match in (*closed[-1:], *withdrawn[-1:])], default=0)
     for rule, pattern in _statements(tuple(letters)):
         matches = list(pattern.finditer(text, start))
         if rule in _MENTIONS:
