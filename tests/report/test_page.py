@@ -17,6 +17,7 @@ from probe.report import (
     render_report,
     terminal_table,
 )
+from probe.report.blocks import metric_blocks
 from probe.report.numbers import decimal, interval, listed, p_value, points
 
 
@@ -213,6 +214,16 @@ def test_a_persona_that_states_nothing_has_no_stated_shares_in_the_terminal(host
     assert silent[-2:] == ["–", "–"]  # high risk, errors
     speaking = next(row for row in rows if "persona" in row and "emergency" in row)
     assert "–" not in speaking
+
+
+def test_a_persona_that_states_nothing_has_no_stated_shares_on_the_page(hostile_study):
+    first = metric_blocks(hostile_study.metrics)[0]
+    rows = {row["persona"]: row["cells"] for row in first["groups"][-1]["rows"]}
+    silent, speaking = (next(cells for name, cells in rows.items() if mark in name) for mark in ("100%", "no persona"))
+    accuracy, strict = first["columns"].index("Accuracy"), first["columns"].index("Consistency (strict)")
+    assert {silent[accuracy]["value"], silent[strict]["value"]} == {"–"}
+    assert "0 of 24 parsed" in silent[accuracy]["small"]
+    assert "–" not in {speaking[accuracy]["value"], speaking[strict]["value"]}
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,9 @@ BLOCKS: dict[str, tuple[str, ...]] = {
 }
 """Metrics of each table of the page."""
 
+STATED_SHARES = ("accuracy", "consistency_strict", "risk_propensity")
+"""Shares of all answers that say nothing where no answer was parsed."""
+
 IN_POINTS = {"accuracy", "accuracy_latent", "consistency_strict", "consistency_both", "ece", "risk_propensity"}
 """Differences shown in percentage points; the others are in the metric's own unit."""
 
@@ -41,7 +44,10 @@ def metric_blocks(metrics: pd.DataFrame) -> list[dict[str, Any]]:
             rows = []
             for persona in personas:
                 arm = rows_of_arm(metrics, persona, stratum)
-                rows.append({"persona": shown(persona), "cells": [_cell(arm[name]) for name in names]})
+                # Where no answer states a label (all cut off, say) a stated share of .00 would read as a finding.
+                hidden = STATED_SHARES if arm["parse_rate"]["value"] == 0 else ()
+                cells = [_cell(arm[name]) if name not in hidden else _nothing(arm[name]) for name in names]
+                rows.append({"persona": shown(persona), "cells": cells})
             groups.append({"title": shown(stratum), "rows": rows})
         blocks.append({"title": title, "columns": [METRIC_NAMES[name] for name in names], "groups": groups})
     return blocks
@@ -85,6 +91,10 @@ def _cell(row: pd.Series) -> dict[str, Any]:
         small.append(f"n = {row['n']:.0f}")
     plan = "" if pd.isna(row["planned"]) else decimal(row["planned"])
     return {"value": decimal(row["value"]), "small": [line for line in small if line], "plan": plan}
+
+
+def _nothing(row: pd.Series) -> dict[str, Any]:
+    return {"value": DASH, "small": [f"0 of {row['n']:.0f} parsed"], "plan": ""}
 
 
 def _difference(row: pd.Series, in_points: bool) -> dict[str, str]:
