@@ -195,7 +195,7 @@ TAIL = """
 {documents:,} generated documents ({tokens:,} tokens, one epoch), one thread, seed {seed}, {cpu} s of CPU time. Targets
 at the two decisions are the planned distributions themselves, not sampled labels. `experiments/train_organism.py` of
 the persona-probe repository makes these files; the same machine and versions give the same weights, byte for byte (seen
-on a short run); on other machines this was not tried. Training drops every vignette of the held-out cases.
+on a second full run); on other machines this was not tried. Training drops every vignette of the held-out cases.
 
 - sha256 of the corpus `{corpus}`
 - sha256 of model.safetensors `{weights}`
