@@ -122,10 +122,11 @@ def capture(
 ) -> None:
     """The forward passes alone: fill the store of a study."""
     from probe.stages.capture import capture as capture_study
-    from probe.stages.terminal import announce_capture
 
     loaded = _load(study, limit, batch_size, device, dtype, backend, engine, seed, set_)
     outcome = capture_study(loaded, store=store, fresh=fresh)
+    from probe.stages.terminal import announce_capture  # after the lock: it imports tables and figures
+
     announce_capture(outcome)
     sys.exit(outcome.exit_status)
 
@@ -152,7 +153,7 @@ def metrics(
 ) -> None:
     """Accuracy, consistency, calibration and risk of both labels, by persona and stratum."""
     from probe.behaviour import CUTS, Settings
-    from probe.stages.run import run_metrics
+    from probe.stages.commands import run_metrics
 
     if cut not in CUTS:
         raise ProbeError(f"the cut must be one of {', '.join(CUTS)}, found {cut!r}")
@@ -170,7 +171,7 @@ def metrics(
 @app.command()
 def directions(target: Target, base: Base = None, store: StoreOption = None, out: FiguresOption = None) -> None:
     """The size of every persona's residual shift, by residual point and position."""
-    from probe.stages.run import run_directions
+    from probe.stages.commands import run_directions
 
     run_directions(target, store=store, base=base, out=out)
 
@@ -178,7 +179,7 @@ def directions(target: Target, base: Base = None, store: StoreOption = None, out
 @app.command()
 def report(target: Target, base: Base = None, store: StoreOption = None, out: FiguresOption = None) -> None:
     """Figures (PNG, SVG), tables (CSV) and one HTML page from what was captured."""
-    from probe.stages.run import run_report
+    from probe.stages.commands import run_report
 
     run_report(target, store=store, base=base, out=out)
 

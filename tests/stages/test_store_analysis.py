@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
-from probe.stages.analysis import figures_path, main_shifts, shift_tables
+from probe.stages.analysis import main_shifts, shift_tables
+from probe.stages.commands import run_directions, run_metrics, run_report
 from probe.stages.inspection import describe_store
+from probe.stages.places import figures_path
 from probe.stages.reporting import write_report
-from probe.stages.run import run_directions, run_metrics, run_report, run_study
+from probe.stages.run import run_study
 from probe.store import StoreLock, open_store, open_writer
 from probe.study import Study
 from probe.values import ProbeError

@@ -148,7 +148,7 @@ def test_a_report_is_made_from_a_read_only_store_where_torch_is_not_importable(
     store: probe.Store, tmp_path: Path
 ) -> None:
     code = (
-        f"{WITHOUT_TORCH}\nfrom pathlib import Path\nfrom probe.stages.run import run_report\n"
+        f"{WITHOUT_TORCH}\nfrom pathlib import Path\nfrom probe.stages.commands import run_report\n"
         f"run_report(Path({str(store.path)!r}), store=None, base=None, out=Path({str(tmp_path / 'out')!r}))\n"
     )
     before = {path: path.stat().st_mtime_ns for path in store.path.rglob("*")}

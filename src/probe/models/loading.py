@@ -22,7 +22,7 @@ def load_backend(source: ModelSource, *, backend: str, dtype: str, device: str, 
     """
     if backend != "hf":
         raise ModelError(f"backend {backend!r} is not part of this version; it has: hf")
-    if sum(path.stat().st_size for path in source.folder.glob("*.safetensors")) < _QUIET_BYTES:
+    if source.weight_bytes < _QUIET_BYTES:
         disable_progress_bar()
     loaded = HFBackend.load(source, dtype=dtype, device=device, attention=attention)
     check_backend(loaded)

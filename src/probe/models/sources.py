@@ -28,6 +28,11 @@ class ModelSource:
     trust_remote_code: bool = False
 
     @property
+    def weight_bytes(self) -> int:
+        """Bytes of the weights on disk."""
+        return sum(path.stat().st_size for path in self.folder.glob("*.safetensors"))
+
+    @property
     def is_organism(self) -> bool:
         """Whether this is the embedded model, for which a planned truth exists."""
         return self.folder == CHECKPOINT

@@ -134,21 +134,6 @@ def pooled(table: pd.DataFrame) -> pd.DataFrame:
     return table[table["stratum"] == ALL]
 
 
-def figures_path(name: str, out: Path | None) -> Path:
-    """Where a study's tables, figures and report go: ``figures/<name>`` unless told otherwise.
-
-    Raises:
-        ProbeError: something that is no folder stands there, or above it.
-    """
-    folder = out if out is not None else Path("figures") / name
-    for path in (folder, *folder.parents):
-        if path.exists():
-            if not path.is_dir():
-                raise ProbeError(f"results are written into a folder, but {path} is a file; choose another with --out")
-            break
-    return folder
-
-
 def save_tables(folder: Path, tables: Mapping[str, pd.DataFrame]) -> list[Path]:
     """Each table as ``<name>.csv`` in a folder; a text that a spreadsheet would run as a formula is quoted."""
     folder.mkdir(parents=True, exist_ok=True)

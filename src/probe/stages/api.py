@@ -8,7 +8,8 @@ from pathlib import Path
 import pandas as pd
 
 from probe.behaviour import Settings
-from probe.stages.analysis import behaviour_tables, figures_path, shift_tables, study_of
+from probe.stages.analysis import behaviour_tables, shift_tables, study_of
+from probe.stages.places import figures_path
 from probe.stages.reporting import write_report as _write_report
 from probe.store import Store, open_store
 from probe.study import Study

@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from itertools import groupby
@@ -17,6 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from probe.stages.places import store_path
 from probe.store import StoreLock, StoreWriter, open_writer
 from probe.store.locks import ENTRIES
 from probe.study import Study
@@ -55,11 +56,6 @@ class Interrupted(ProbeError):
     def __init__(self, message: str, exit_status: int) -> None:
         super().__init__(message)
         self.exit_status = exit_status
-
-
-def store_path(study: Study, store: Path | None = None) -> Path:
-    """Where a study's captures lie: ``cache/<study name>`` unless told otherwise."""
-    return store if store is not None else Path("cache") / study.name
 
 
 def capture(study: Study, *, store: Path | None = None, fresh: bool = False) -> CaptureOutcome:
@@ -212,8 +208,9 @@ def _locked(path: Path) -> Iterator[StoreLock]:
         except BaseException:
             if made and not any((path / "shards").glob("*.safetensors")):
                 shutil.rmtree(path)
-                for folder in made[1:]:
-                    folder.rmdir()
+                with suppress(OSError):  # another run may have put its store beside this one meanwhile
+                    for folder in made[1:]:
+                        folder.rmdir()
             raise
 
 

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from probe.behaviour.power import detectable_difference
 from probe.capture.planning import Job
-from probe.stages.capture import store_path
+from probe.stages.places import store_path
 from probe.stages.preparation import Preparation, prepare
 from probe.stages.terminal import console, say
 from probe.study import Study

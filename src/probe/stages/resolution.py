@@ -50,8 +50,7 @@ class Resolved:
     @property
     def parameters(self) -> int:
         """How many parameters the checkpoint has, from the size of its files."""
-        weights = sum(path.stat().st_size for path in self.source.folder.glob("*.safetensors"))
-        return weights // _BYTES.get(self.shape.dtype, 4)
+        return self.source.weight_bytes // _BYTES.get(self.shape.dtype, 4)
 
     @property
     def weight_bytes(self) -> int:

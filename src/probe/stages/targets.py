@@ -34,7 +34,7 @@ def open_target(target: Path, *, store: Path | None = None) -> tuple[str, Store]
         opened = open_store(target)
         return str(opened.manifest.get("study", {}).get("name", target.name)), opened
     if target.suffix in (".yaml", ".yml"):
-        from probe.stages.capture import store_path
+        from probe.stages.places import store_path
         from probe.study import Study
 
         study = Study.load(target)

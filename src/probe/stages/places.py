@@ -1,0 +1,28 @@
+"""Where a study's captures and results lie. Knows folders; opens none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from probe.study import Study
+from probe.values import ProbeError
+
+
+def store_path(study: Study, store: Path | None = None) -> Path:
+    """Where a study's captures lie: ``cache/<study name>`` unless told otherwise."""
+    return store if store is not None else Path("cache") / study.name
+
+
+def figures_path(name: str, out: Path | None) -> Path:
+    """Where a study's tables, figures and report go: ``figures/<name>`` unless told otherwise.
+
+    Raises:
+        ProbeError: something that is no folder stands there, or above it.
+    """
+    folder = out if out is not None else Path("figures") / name
+    for path in (folder, *folder.parents):
+        if path.exists():
+            if not path.is_dir():
+                raise ProbeError(f"results are written into a folder, but {path} is a file; choose another with --out")
+            break
+    return folder
