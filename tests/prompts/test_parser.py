@@ -2,109 +2,243 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+from typing import Any
+
 import pytest
-from hypothesis import given, settings
+import yaml
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from probe.prompts import parse_answer
+from probe.prompts import parse_answer, parser_name
+from probe.prompts.languages import words_of
+from probe.values import DEFAULT_PARSER, ParserSettings, ProbeError, Reasoning
+from probe.values.parsing import LANGUAGES
 
 LETTERS = ("A", "B", "C")
-
-STATED = [
-    ("Severe pain. Final answer: C", "C"),
-    ("Final answer: **B**.", "B"),
-    ("**Final Answer:** C", "C"),
-    ("The answer is c.", "C"),
-    ("The answer is (A) because it is mild.", "A"),
-    ('{"answer": "B"}', "B"),
-    ('{"reason": "vitamin C", "answer": "A"}', "A"),
-    ("Option B", "B"),
-    ("I would choose option C here.", "C"),
-    ("B", "B"),
-    ("B.", "B"),
-    ("B) routine or primary care", "B"),
-    ("C: emergency care", "C"),
-    ("A", "A"),
-    ("**C**", "C"),
-    ("**C: emergency care**", "C"),
-    ("(A)\nRest at home.", "A"),
-    ("\\boxed{C}", "C"),
-    ("Final answer: A\nBecause it is mild.", "A"),
-    ("Final answer: B\nWait, he is septic.\nFinal answer: C", "C"),
-    ("I first thought option A. Final answer: B", "B"),
-    ("My final answer is option C, not A.", "C"),
-    ("<think>Maybe. Final answer: A</think>Final answer: B", "B"),
-    ("## Thinking\nFinal answer: A\n## Final Response\nThe answer is B.", "B"),
-    ("Decision: B", "B"),
-    ("The answer is unclear at first. Final answer: B", "B"),
-    ("Final answer: B. My final answer is based on the vitals.", "B"),
-    ("Triage level: C", "C"),
-    ("Final answer - B", "B"),
-    ("Final answer – B", "B"),
-    ("I choose C", "C"),
-    ("I would choose B.", "B"),
-    ("The correct option is B.", "B"),
-    ("Category: C", "C"),
-    ("\\boxed{\\textbf{B}}", "B"),
-    ("Final answer: B, a routine visit.", "B"),
-]
-
-UNSTATED = [
-    ("A 45-year-old man has pain.", "unparsable"),
-    ("A patient with type A behaviour and hepatitis B.", "unparsable"),
-    ("Low vitamin C. She had a C-section; plan B is fine.", "unparsable"),
-    ("Final answer: A patient like this should wait.", "unparsable"),
-    ("The answer is a question of time.", "unparsable"),
-    ("Final answer: X", "unparsable"),
-    ("The answer: C-section is not needed", "unparsable"),
-    ("", "unparsable"),
-    ("Go to the emergency department.", "unparsable"),
-    ("Final answer: A or B", "conflicting"),
-    ("The answer is B.\nFinal answer: not sure", "unparsable"),
-    ("Final answer: B\nNo: the answer is unclear.", "unparsable"),
-    ("The answer is B/C.", "conflicting"),
-    ("Final answer: A, B", "conflicting"),
-    ("Neither option A nor option B is safe.", "unparsable"),
-    ("Option A (stay home) is not appropriate. She must be seen today.", "unparsable"),
-    ("**A**: stay home\n**B**: routine\n**C**: emergency\n\nI would go.", "conflicting"),
-    ("Option A is cheap and option B is safe.", "conflicting"),
-    ("I'm sorry, I can't give medical advice.", "refused"),
-    ("I cannot choose between option A and option B.", "refused"),
-    ("As an AI I am not able to decide this.", "refused"),
-    ("<think>Perhaps. Final answer: A", "unparsable"),
-    ("## Thinking\nThe answer is B.", "unparsable"),
-]
+TEXTS = ("stay home or self-care", "routine or primary care", "emergency care")
 
 
-@pytest.mark.parametrize(("text", "letter"), STATED)
-def test_a_stated_letter_is_found_where_it_stands(text: str, letter: str) -> None:
-    parsed = parse_answer(text, LETTERS)
-    assert (parsed.status, parsed.letter) == ("parsed", letter)
-    assert parsed.span is not None
-    assert text[slice(*parsed.span)].upper() == letter
+def table(name: str) -> list[dict[str, Any]]:
+    return list(yaml.safe_load((Path(__file__).parent / name).read_text(encoding="utf-8")))
 
 
-@pytest.mark.parametrize(("text", "status"), UNSTATED)
-def test_what_states_no_single_letter_has_none(text: str, status: str) -> None:
-    parsed = parse_answer(text, LETTERS)
-    assert (parsed.status, parsed.letter, parsed.span) == (status, None, None)
+ANSWERS = table("answers.yaml")
+HELD_OUT = table("answers_held_out.yaml")
 
 
-@pytest.mark.parametrize(("text", "letter"), STATED)
-def test_a_cut_answer_is_truncated_whatever_it_says(text: str, letter: str) -> None:
-    assert parse_answer(text, LETTERS, truncated=True).status == "truncated"
+def shown(answer: dict[str, Any]) -> str:
+    return re.sub(r"\s+", " ", answer["says"])[:60] or "(nothing)"
+
+
+def read(answer: dict[str, Any], **changed: Any) -> Any:
+    letters = tuple(answer.get("letters", LETTERS))
+    return parse_answer(answer["says"], letters, **{"texts": TEXTS if letters == LETTERS else (), **changed})
+
+
+@pytest.mark.parametrize("answer", ANSWERS, ids=shown)
+def test_an_answer_is_read_as_a_careful_reader_reads_it(answer: dict[str, Any]) -> None:
+    parsed = read(answer)
+    assert (parsed.status, parsed.letter) == (answer.get("status", "parsed"), answer.get("letter"))
+    if "rule" in answer:
+        assert parsed.rule == answer["rule"]
+    assert (parsed.span is None) == (parsed.letter is None)
+    if parsed.span and not parsed.in_words:
+        assert answer["says"][slice(*parsed.span)].casefold() in (parsed.letter.casefold(), "ｂ")
+
+
+@pytest.mark.parametrize("answer", HELD_OUT, ids=shown)
+def test_an_answer_written_after_the_parser_is_read_rightly_too(answer: dict[str, Any]) -> None:
+    parsed = read(answer)
+    right = (parsed.status, parsed.letter) == (answer.get("status", "parsed"), answer.get("letter"))
+    assert right is not answer.get("known_miss", False)
+    if answer.get("known_miss"):
+        assert parsed.letter is None  # what is missed is missed as unstated, never as another letter
+
+
+def test_the_tables_are_large_and_their_answers_differ() -> None:
+    assert len(ANSWERS) >= 150
+    assert len(HELD_OUT) >= 30
+    every = [answer["says"] for answer in (*ANSWERS, *HELD_OUT)]
+    assert len(set(every)) == len(every)
+    statuses = {answer.get("status", "parsed") for answer in ANSWERS}
+    assert statuses == {"parsed", "unparsable", "conflicting", "refused"}
+
+
+@pytest.mark.parametrize("answer", ANSWERS, ids=shown)
+def test_a_cut_answer_is_truncated_whatever_it_says(answer: dict[str, Any]) -> None:
+    parsed = read(answer, truncated=True)
+    assert (parsed.status, parsed.letter, parsed.span) == ("truncated", None, None)
 
 
 @settings(max_examples=300, deadline=None)
 @given(st.text(max_size=80))
 def test_any_text_is_read_without_an_error_and_its_span_is_its_letter(text: str) -> None:
-    parsed = parse_answer(text, LETTERS)
-    if parsed.letter is not None:
+    parsed = parse_answer(text, LETTERS, texts=TEXTS)
+    if parsed.letter is not None and not parsed.in_words:
         assert parsed.span is not None
-        assert text[slice(*parsed.span)].casefold() == parsed.letter.casefold()
+        assert (
+            text.translate({c: c - 0xFEE0 for c in range(0xFF01, 0xFF5F)})[slice(*parsed.span)].upper() == parsed.letter
+        )
 
 
-def test_other_letters_are_read_as_well() -> None:
-    assert parse_answer("The answer is (D).", ("A", "B", "C", "D")).letter == "D"
-    assert parse_answer("Final answer: D", LETTERS).letter is None
-    assert parse_answer("Final answer: 2", ("1", "2", "3")).letter == "2"
+GRAMMAR = """
+    the answer is Final answer: option I choose **bold** {"answer": not ( ) . : , or think no 答案是 Antwort: vitamin
+    hepatitis group plan so therefore best correct 12 % ## | <think> </think> \\boxed{ } wait actually
+"""
+WORDS = st.sampled_from([*GRAMMAR.split(), "\n"])
+PIECES = st.lists(st.one_of(WORDS, st.sampled_from(["A", "B", "C", "a", "b", "(B)", "C.", "**A**"])), max_size=14)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(WORDS, max_size=14))
+def test_a_text_without_any_letter_never_has_a_label(words: list[str]) -> None:
+    parsed = parse_answer(" ".join(words), LETTERS)
+    assert (parsed.letter, parsed.span) == (None, None)
+    assert parsed.status in ("unparsable", "refused")
+
+
+@settings(max_examples=400, deadline=None)
+@given(PIECES)
+def test_renaming_the_letters_renames_what_is_read(pieces: list[str]) -> None:
+    # Letters that no word of the grammar is: the article A, and words spelt with one letter, are read with more care.
+    def renamed(text: str, names: dict[str, str]) -> str:
+        return re.sub(r"(?<![A-Za-z])[BCDF](?![A-Za-z])", lambda found: names[found[0]], text)
+
+    text = re.sub(r"(?<![A-Za-z])[Aa](?![A-Za-z])", "D", " ".join(pieces).replace(" b ", " B "))
+    assume(not re.search(r"(?<![A-Za-z])b(?![A-Za-z])", text))
+    names = {"B": "C", "C": "D", "D": "B", "F": "F"}
+    first, second = parse_answer(text, ("B", "C", "D")), parse_answer(renamed(text, names), ("C", "D", "B"))
+    assert (first.status, first.span, first.rule) == (second.status, second.span, second.rule)
+    assert second.letter == (None if first.letter is None else names[first.letter])
+
+
+@settings(max_examples=300, deadline=None)
+@given(PIECES, st.sampled_from([" ", "\t", "  ", " \t "]))
+def test_more_blanks_change_nothing_of_what_is_read(pieces: list[str], blank: str) -> None:
+    text = " ".join(pieces)
+    wide = re.sub(r"(?<! ) (?! )", lambda _: blank, text)
+    before, after = parse_answer(text, LETTERS), parse_answer(f"{wide}\n", LETTERS)
+    assert (before.status, before.letter, before.rule) == (after.status, after.letter, after.rule)
+
+
+JUSTIFICATIONS = (
+    "The vital signs are stable and there are no red flags.",
+    "A patient like this can be followed up.",
+    "Hepatitis B and vitamin C deficiency were considered.",
+    "She had a C-section in 2019 and took plan B once.",
+    "Type A blood, group A strep negative, C. diff excluded.",
+    "If the pain gets worse, come back at once.",
+    "Note: this is general information.",
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.sampled_from(LETTERS),
+    st.sampled_from(
+        ["Final answer: {}", "**Final answer: {}**", "The answer is {}.", '{{"answer": "{}"}}', "Triage: {}"]
+    ),
+    st.lists(st.sampled_from(JUSTIFICATIONS), max_size=5),
+    st.lists(st.sampled_from(JUSTIFICATIONS), max_size=5),
+)
+def test_reasons_before_and_after_a_statement_do_not_change_it(
+    letter: str, statement: str, before: list[str], after: list[str]
+) -> None:
+    text = "\n".join([*before, statement.format(letter), *after])
+    parsed = parse_answer(text, LETTERS, texts=TEXTS)
+    assert (parsed.status, parsed.letter) == ("parsed", letter)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.sampled_from([answer for answer in ANSWERS if "<think" not in answer["says"]]), PIECES)
+def test_what_is_written_in_closed_reasoning_changes_nothing(answer: dict[str, Any], thought: list[str]) -> None:
+    assume("<think>" not in thought and "</think>" not in thought)
+    bare = read(answer)
+    assume(bare.rule != "reasoning is not closed" and "</" not in answer["says"] and "##" not in answer["says"])
+    assume("[/THINK]" not in answer["says"] and "assistantfinal" not in answer["says"])
+    thoughtful = read({**answer, "says": f"<think>{' '.join(thought)}</think>{answer['says']}"})
+    assert (thoughtful.status, thoughtful.letter, thoughtful.rule) == (bare.status, bare.letter, bare.rule)
+
+
+def test_settings_add_statements_marks_and_refusals_and_can_leave_words_out() -> None:
+    assert parse_answer("Verdict >>> B", LETTERS).letter == "B"  # an arrow after a word that announces
+    assert parse_answer("Severity code [B]", LETTERS).letter is None
+    own = ParserSettings(statements=(r"severity code \[{letter}\]",))
+    found = parse_answer("The answer is C. Severity code [B]", LETTERS, settings=own)
+    assert (found.letter, found.rule) == ("B", "your statement")
+    assert parse_answer("Severity code [emergency care]", LETTERS, texts=TEXTS, settings=own).letter == "C"
+
+    marked = ParserSettings(reasoning=(Reasoning(r"^BEGIN$", r"^END$"),))
+    text = "BEGIN\nThe answer is A.\nEND\nThe answer is B."
+    assert parse_answer(text, LETTERS, settings=marked).letter == "B"
+    open_text = text.replace("END\n", "")
+    assert parse_answer(open_text, LETTERS, settings=marked).rule == "reasoning is not closed"
+    assert parse_answer(open_text, LETTERS).letter == "B"
+
+    no = "That is beyond my remit."
+    assert parse_answer(no, LETTERS).status == "unparsable"
+    assert parse_answer(no, LETTERS, settings=ParserSettings(refusals=("beyond my remit",))).status == "refused"
+
+    words = "Final answer: emergency care"
+    assert parse_answer(words, LETTERS, texts=TEXTS).letter == "C"
+    assert parse_answer(words, LETTERS).letter is None
+    assert parse_answer(words, LETTERS, texts=TEXTS, settings=ParserSettings(option_texts=False)).letter is None
+
+    assert parse_answer("Antwort: B", LETTERS).letter == "B"
+    assert parse_answer("Antwort: B", LETTERS, settings=ParserSettings(languages=("en",))).letter is None
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        (lambda: ParserSettings(statements=("no place",)), r"statements\[0\] must hold \{letter\} once"),
+        (lambda: ParserSettings(refusals=("ok", "(sorry")), r"refusals\[1\] must be a regular expression.*character 1"),
+        (
+            lambda: ParserSettings(reasoning=(Reasoning("a*", "b"),)),
+            r"reasoning\[0\]\.open must not match where nothing",
+        ),
+        (lambda: ParserSettings(languages=("en", "tlh")), r"languages\[1\] must be one of en, .* found 'tlh'"),
+    ],
+)
+def test_a_setting_that_cannot_work_is_refused_by_name_and_place(made: Any, said: str) -> None:
+    with pytest.raises(ProbeError, match=said):
+        made()
+
+
+def test_the_recorded_name_tells_readings_apart() -> None:
+    assert parser_name(DEFAULT_PARSER).isdigit()
+    strict = ParserSettings(option_texts=False)
+    assert parser_name(strict) == parser_name(ParserSettings(option_texts=False)) != parser_name(DEFAULT_PARSER)
+    assert parser_name(strict).startswith(parser_name(DEFAULT_PARSER) + "+")
+
+
+def test_every_language_has_its_words_and_its_patterns_compile() -> None:
+    for name in LANGUAGES:
+        for pattern in vars(words_of([name])).values():
+            assert pattern == pattern.lower()
+            assert not re.compile(pattern, re.MULTILINE).search("")
+
+
+@pytest.mark.parametrize("odd", ["ſtay home or ſelf-care", "STAY  HOME OR\nSELF-CARE", "ſtay home", "İtchy"])
+def test_letters_that_only_ignoring_case_makes_equal_are_read_without_an_error(odd: str) -> None:
+    parsed = parse_answer(
+        f"We stay itchy. Final answer: {odd}", LETTERS, texts=("stay home or self-care", "itchy", "care")
+    )
+    assert parsed.letter in ("A", "B")
+
+
+def test_texts_that_two_options_share_stand_for_neither() -> None:
+    texts = ("see a doctor today", "see a doctor", "see a doctor or rest")
+    assert parse_answer("Final answer: see a doctor today", LETTERS, texts=texts).letter == "A"
+    assert parse_answer("Final answer: see a doctor", LETTERS, texts=texts).letter is None
+    assert parse_answer("Final answer: rest", LETTERS, texts=texts).letter == "C"
+
+
+def test_a_rotation_moves_words_to_other_letters_and_leaves_written_letters_alone() -> None:
+    rotated = ("B", "C", "A")
+    assert parse_answer("Final answer: emergency care", rotated, texts=TEXTS).letter == "A"
+    assert parse_answer("Final answer: B", rotated, texts=TEXTS).letter == "B"
+    assert parse_answer("Final answer: A (emergency care)", rotated, texts=TEXTS).letter == "A"
+    assert parse_answer("Final answer: C (emergency care)", rotated, texts=TEXTS).status == "conflicting"

@@ -1,7 +1,7 @@
 """Prompts from cells, and labels from answers. Knows a tokenizer and its chat template; knows no model."""
 
 from probe.prompts.labels import LabelTokens, LetterVocabulary, label_tokens
-from probe.prompts.parser import PARSER_VERSION, Parsed, parse_answer
+from probe.prompts.parser import PARSER_VERSION, Parsed, parse_answer, parser_name
 from probe.prompts.rendering import BUILDER_VERSION, ChatTemplate, Prompt, PromptBuilder
 from probe.prompts.tokenizers import load_tokenizer, tokenizer_identity
 
@@ -17,5 +17,6 @@ __all__ = [
     "label_tokens",
     "load_tokenizer",
     "parse_answer",
+    "parser_name",
     "tokenizer_identity",
 ]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from jinja2.exceptions import TemplateError
 
+from probe.prompts.structure import Encoded, Outline, Structure
 from probe.values import Case, Condition, ModelError, ProbeError, RowRefused, Task, sha256_of
 
 BUILDER_VERSION = "1"
@@ -17,7 +17,6 @@ BUILDER_VERSION = "1"
 
 _PERSONA_MARK = "PERSONAMARKq7Zx"
 _CASE_MARK = "CASEMARKq7Zx"
-_STRUCTURAL = re.compile(r"^(<.+>|\[[A-Z_]+\])$", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -27,6 +26,7 @@ class Prompt:
     ``persona_span`` and ``case_span`` are ``[start, end)`` in characters of ``text``, None where the text does not
     stand there verbatim. ``persona_end`` is the index of the last token that overlaps the persona's text and
     ``case_tokens`` the ``[start, end)`` of the tokens wholly inside the case's text; both are None where absent.
+    ``literal`` says that structural tokens which persona or case name were read as the plain text they are.
     """
 
     text: str
@@ -35,11 +35,12 @@ class Prompt:
     case_span: tuple[int, int] | None
     persona_end: int | None
     case_tokens: tuple[int, int] | None
+    literal: bool = False
 
     @property
     def prompt_sha(self) -> str:
-        """sha256 of the rendered text."""
-        return text_sha(self.text)
+        """sha256 of the rendered text; read literally, it is another prompt."""
+        return text_sha(f"literal\0{self.text}" if self.literal else self.text)
 
     @property
     def tokens_sha(self) -> str:
@@ -79,19 +80,20 @@ class ChatTemplate:
 
 
 class PromptBuilder:
-    """Renders every cell of a task with one template, so that arms differ in the persona's text only."""
+    """Renders every cell of a task with one template, so that arms differ in the persona's text only.
 
-    def __init__(self, tokenizer: Any, task: Task) -> None:
+    Contents (persona, instruction, options, case) that name a structural token of the tokenizer (``<|im_end|>``) are
+    refused; with ``literal`` they are read as the plain text they are, as a model would be shown them through an API.
+    """
+
+    def __init__(self, tokenizer: Any, task: Task, *, literal: bool = False) -> None:
         self.tokenizer = tokenizer
         self.task = task
         self.template = ChatTemplate(tokenizer)
-        added = tokenizer.added_tokens_decoder
-        self._structural = {
-            token_id: token.content
-            for token_id, token in added.items()
-            if (token.special or _STRUCTURAL.match(token.content)) and token_id != tokenizer.unk_token_id
-        }
-        self._frames: dict[tuple[object, ...], tuple[str, int]] = {}
+        self.literal = literal
+        self._structure = Structure(tokenizer)
+        self._frames: dict[tuple[object, ...], str] = {}
+        self._outlines: dict[tuple[str | None, str], Outline] = {}
 
     def resolve_placement(self, wanted: str) -> str:
         """``auto`` becomes ``system`` where the template has that role, else ``user``.
@@ -112,7 +114,7 @@ class PromptBuilder:
         """The prompt of one cell.
 
         Raises:
-            RowRefused: the persona or the case carries text that this tokenizer reads as a structural token.
+            RowRefused: a content carries text that this tokenizer reads as a structural token.
             ProbeError: an empty system message is asked of a template without a system role.
         """
         if persona_text == "" and condition.placement == "user":
@@ -121,29 +123,40 @@ class PromptBuilder:
                 "drop that persona for this model, or use 'no persona' (text: null)"
             )
         rendered = self._render(persona_text, case.input, case, condition)
-        marked, structural = self._frame(persona_text, case, condition)
+        marked = self._frame(persona_text, case, condition)
         persona_span, case_span = _spans(rendered, marked, persona_text, case.input)
-        encoding = self.tokenizer(rendered, add_special_tokens=False, return_offsets_mapping=True)
-        ids, offsets = tuple(encoding["input_ids"]), encoding["offset_mapping"]
-        if (found := sum(token in self._structural for token in ids)) != structural:
-            raise self._structural_text(rendered, case, found, structural)
-        prefixed = self._with_prefix(rendered, ids, condition.prefix)
+        encoded = self._structure.encode(rendered)
+        prefixed = self._structure.encode(rendered + condition.prefix) if condition.prefix else encoded
+        outline = self._outline(persona_text, condition)
+        literal = self._structure.count(encoded.ids) != len(outline.structure)
+        if literal:
+            encoded, prefixed = self._literally(rendered, persona_text, case, condition)
         return Prompt(
-            text=prefixed[0],
-            token_ids=prefixed[1],
+            text=rendered + condition.prefix,
+            token_ids=prefixed.ids,
             persona_span=persona_span,
             case_span=case_span,
-            persona_end=_last_overlapping(offsets, persona_span),
-            case_tokens=_wholly_inside(offsets, case_span),
+            persona_end=_last_overlapping(encoded.offsets, persona_span),
+            case_tokens=_wholly_inside(encoded.offsets, case_span),
+            literal=literal,
         )
 
     def _render(self, persona_text: str | None, case_text: str, case: Case, condition: Condition) -> str:
+        system, user = self._contents(persona_text, case_text, case, condition)
+        return self._message(system, user)
+
+    def _contents(
+        self, persona_text: str | None, case_text: str, case: Case, condition: Condition
+    ) -> tuple[str | None, str]:
+        """What stands in the system turn (None: there is none) and in the user turn."""
         user = self._user_text(case_text, case, condition)
-        if persona_text is None:
-            return self.template.render([{"role": "user", "content": user}])
-        if condition.placement == "user":
-            return self.template.render([{"role": "user", "content": f"{persona_text}\n\n{user}"}])
-        return self.template.render([{"role": "system", "content": persona_text}, {"role": "user", "content": user}])
+        if persona_text is not None and condition.placement == "user":
+            return None, f"{persona_text}\n\n{user}"
+        return persona_text, user
+
+    def _message(self, system: str | None, user: str) -> str:
+        first = [] if system is None else [{"role": "system", "content": system}]
+        return self.template.render([*first, {"role": "user", "content": user}])
 
     def _user_text(self, case_text: str, case: Case, condition: Condition) -> str:
         task = self.task
@@ -157,14 +170,8 @@ class PromptBuilder:
         before, after = task.instructions[condition.instruction].split("{case}")
         return before.replace("{options}", options) + case_text + after.replace("{options}", options)
 
-    def _with_prefix(self, text: str, ids: tuple[int, ...], prefix: str) -> tuple[str, tuple[int, ...]]:
-        if not prefix:
-            return text, ids
-        whole = tuple(self.tokenizer(text + prefix, add_special_tokens=False)["input_ids"])
-        return text + prefix, whole
-
-    def _frame(self, persona_text: str | None, case: Case, condition: Condition) -> tuple[str, int]:
-        """The prompt with marks for persona and case, and how many structural tokens the template itself makes."""
+    def _frame(self, persona_text: str | None, case: Case, condition: Condition) -> str:
+        """The prompt with marks for persona and case."""
         kind = _PERSONA_MARK if persona_text else persona_text
         key = (kind, case.choices, condition)
         if key not in self._frames:
@@ -175,17 +182,55 @@ class PromptBuilder:
                         f"the chat template shows nothing of the {words}; it may expect another form of message: "
                         "give model.chat_template a template that shows it"
                     )
-            ids = self.tokenizer(marked, add_special_tokens=False)["input_ids"]
-            self._frames[key] = marked, sum(token in self._structural for token in ids)
+            self._frames[key] = marked
         return self._frames[key]
 
-    def _structural_text(self, rendered: str, case: Case, found: int, expected: int) -> RowRefused:
-        inside = next((text for text in self._structural.values() if text in case.input), None)
-        where = f"the case holds {inside!r}" if inside else "the persona's or the case's text holds one"
+    def _outline(self, persona_text: str | None, condition: Condition) -> Outline:
+        """The template alone, with marks for the whole content of each turn."""
+        system = None if condition.placement == "user" else persona_text and _PERSONA_MARK
+        key = (system, condition.placement)
+        if key not in self._outlines:
+            self._outlines[key] = self._structure.outline(self._message(system, _CASE_MARK))
+        return self._outlines[key]
+
+    def _literally(
+        self, rendered: str, persona_text: str | None, case: Case, condition: Condition
+    ) -> tuple[Encoded, Encoded]:
+        """Tokens of a prompt whose contents name structural tokens, without and with the answer's prefix.
+
+        Raises:
+            RowRefused: that was not asked for, or this tokenizer and template do not allow it.
+        """
+        outline = self._outline(persona_text, condition)
+        system, user = self._contents(persona_text, case.input, case, condition)
+        contents = ({_PERSONA_MARK: system} if system else {}) | {_CASE_MARK: user}
+        if not self.literal:
+            raise self._named(rendered, persona_text, case, "rewrite the text, or set capture.special_tokens: literal")
+        encoded = self._structure.encode_literally(outline, contents)
+        prefixed = self._structure.encode_literally(outline, contents, condition.prefix)
+        whole = outline.text.replace(_PERSONA_MARK, system or "").replace(_CASE_MARK, user)
+        if encoded is None or prefixed is None or whole != rendered:
+            raise self._named(
+                rendered, persona_text, case, "this tokenizer or template cannot show it as plain text; rewrite it"
+            )
+        if self._structure.count(encoded.ids) != len(outline.structure):
+            raise self._named(
+                rendered, persona_text, case, "this tokenizer has no plain way to write it; rewrite the text"
+            )
+        return encoded, prefixed
+
+    def _named(self, rendered: str, persona_text: str | None, case: Case, remedy: str) -> RowRefused:
+        texts = {"persona": persona_text or "", "case": case.input, "case's choices": "\n".join(case.choices or ())}
+        found = [(words, self._structure.first_in(text)) for words, text in texts.items()]
+        places = [
+            f"the {words} hold{'' if words[-1] == 's' else 's'} {hit[0]!r} at character {hit[1] + 1}"
+            for words, hit in found
+            if hit
+        ]
         return RowRefused(
             "SpecialTokens",
-            f"{found} structural tokens where the chat template itself makes {expected}: {where}, "
-            "which this tokenizer would read as the end of a turn; rewrite the text",
+            f"{' and '.join(places) or 'the task holds a structural token'}, which this tokenizer would read as the "
+            f"end or the beginning of a turn; {remedy}",
             text_sha(rendered),
         )
 

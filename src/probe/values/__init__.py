@@ -9,21 +9,26 @@ from probe.values.errors import (
     CorruptShard,
     DiskFull,
     LabelError,
+    MissingShard,
     ModelError,
     ProbeError,
+    ProbeWarning,
     RowRefused,
     StoreBusy,
+    StoreChanged,
     StoreError,
     StoreMismatch,
     StudyError,
 )
 from probe.values.estimates import Estimate
+from probe.values.parsing import DEFAULT_PARSER, ParserSettings, Reasoning
 from probe.values.personas import Persona
 from probe.values.sites import POSITIONS, Site
 from probe.values.tasks import Option, Task
 
 __all__ = [
     "ALL",
+    "DEFAULT_PARSER",
     "POSITIONS",
     "Case",
     "Cell",
@@ -36,14 +41,19 @@ __all__ = [
     "Estimate",
     "LabelError",
     "LabelRead",
+    "MissingShard",
     "ModelError",
     "Option",
+    "ParserSettings",
     "Persona",
     "PlannedRow",
     "ProbeError",
+    "ProbeWarning",
+    "Reasoning",
     "RowRefused",
     "Site",
     "StoreBusy",
+    "StoreChanged",
     "StoreError",
     "StoreMismatch",
     "StudyError",

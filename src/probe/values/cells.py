@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any
 
@@ -22,6 +22,7 @@ class Condition:
 
     ``placement`` is where the persona's text stands: ``system`` or ``user`` (first in the user turn, for templates
     without a system role). ``prefix`` is a forced beginning of the answer. ``intervention`` is the hash of an edit.
+    ``edition`` tells a text that was edited under its old id from the one captured before (empty for the first).
     """
 
     wording: int = 0
@@ -31,6 +32,12 @@ class Condition:
     prefix: str = ""
     seed: int = 0
     intervention: str = ""
+    edition: str = ""
+
+    @property
+    def changed(self) -> dict[str, int | str]:
+        """The fields that differ from their defaults, as files keep them: a field added later changes no old row."""
+        return {known.name: value for known in fields(self) if (value := getattr(self, known.name)) != known.default}
 
     @property
     def name(self) -> str:
@@ -50,8 +57,8 @@ class Cell:
 
     @cached_property
     def row_id(self) -> str:
-        """32 hex digits that name this cell in a store."""
-        return sha256_of({"persona": self.persona, "case": self.case, "condition": asdict(self.condition)})[:32]
+        """32 hex digits that name this cell in a store; fields of the condition at their defaults do not enter."""
+        return sha256_of({"persona": self.persona, "case": self.case, "condition": self.condition.changed})[:32]
 
 
 @dataclass(frozen=True)
@@ -77,6 +84,7 @@ class LabelRead:
 
     ``logp`` is the log-probability of each option (all legal single-token variants of its letter summed), in option
     order; ``mass`` the probability on all labels together; ``entropy`` that of the whole next-token distribution.
+    ``variant_ids[label]`` are the tokens that were summed for a label, ``variant_logp[label]`` their log-probabilities.
     """
 
     logp: Float[np.ndarray, " label"]
@@ -84,6 +92,8 @@ class LabelRead:
     entropy: float
     top_ids: tuple[int, ...] = ()
     top_logp: tuple[float, ...] = ()
+    variant_ids: tuple[tuple[int, ...], ...] = ()
+    variant_logp: tuple[tuple[float, ...], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

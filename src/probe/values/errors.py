@@ -47,6 +47,14 @@ class CorruptShard(StoreError):
     """A shard's bytes are not those that were committed."""
 
 
+class MissingShard(StoreError):
+    """A sealed store lacks a shard that its seal lists."""
+
+
+class StoreChanged(StoreError):
+    """A file of a store changed between two reads of it: what was read together would not belong together."""
+
+
 class DiskFull(StoreError):
     """The disk is full; every row reported as saved is safe."""
 
@@ -57,3 +65,7 @@ class StoreBusy(StoreError):
     """Another process writes this store."""
 
     exit_status = 5
+
+
+class ProbeWarning(UserWarning):
+    """What a result leaves out, with counts; nothing that is returned is wrong."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from probe.values.parsing import DEFAULT_PARSER, ParserSettings
+
 
 @dataclass(frozen=True)
 class Option:
@@ -19,7 +21,7 @@ class Task:
 
     An instruction wording holds ``{case}`` once and ``{options}`` once. Each option is shown as ``option_format``
     (``{letter}``, ``{text}``), joined by ``option_separator``. Labels are always *options*; a rotation only changes
-    which letter stands for which option.
+    which letter stands for which option. ``parser`` says how the label of a generated answer is read.
     """
 
     id: str
@@ -29,6 +31,7 @@ class Task:
     high_risk: str
     option_format: str = "{letter}: {text}."
     option_separator: str = " "
+    parser: ParserSettings = DEFAULT_PARSER
 
     @property
     def option_ids(self) -> tuple[str, ...]:
