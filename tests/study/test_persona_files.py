@@ -70,13 +70,13 @@ also: [none, empty, helpful_assistant, {id: odd, wordings: [x, y]}]
 
 def test_the_built_in_personas_are_those_of_the_paper_with_role_and_style_apart(write: Callable[..., Path]) -> None:
     personas = Study.load(write(), overrides=["personas=builtin:persona-paradox"]).personas
-    assert [(p.id, p.wordings, p.role, p.style) for p in personas] == [
-        ("none", (None,), "", ""),
-        ("helpful_assistant", ("You are a helpful assistant.",), "", ""),
-        ("ed_physician", ("You are an ED physician.",), "ed_physician", ""),
-        ("ed_nurse", ("You are an ED nurse.",), "ed_nurse", ""),
-        ("bold_ed_physician", ("You are a bold ED physician.",), "ed_physician", "bold"),
-        ("cautious_ed_physician", ("You are a cautious ED physician.",), "ed_physician", "cautious"),
+    assert [(p.id, p.text(), p.role, p.style) for p in personas] == [
+        ("none", None, "", ""),
+        ("helpful_assistant", "You are a helpful assistant.", "", ""),
+        ("ed_physician", "You are an ED physician.", "ed_physician", ""),
+        ("ed_nurse", "You are an ED nurse.", "ed_nurse", ""),
+        ("bold_ed_physician", "You are a bold ED physician.", "ed_physician", "bold"),
+        ("cautious_ed_physician", "You are a cautious ED physician.", "ed_physician", "cautious"),
     ]
 
 

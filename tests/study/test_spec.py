@@ -6,7 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from probe.study import ANALYSES, LATER_ANALYSES, CaptureSpec, ConditionSpec, GenerationSpec, ModelSpec, Study
+from probe.study import (
+    ANALYSES,
+    CONFIRMABLE,
+    LATER_ANALYSES,
+    CaptureSpec,
+    ConditionSpec,
+    GenerationSpec,
+    ModelSpec,
+    Study,
+)
 from probe.values import Persona, StudyError
 
 HEAD = """\
@@ -48,7 +57,9 @@ cases: cases.jsonl
         ("generation: {max_new_tokens: 1e2}", "6:30", "must be a whole number", "generation: {max_new_tokens: 100}"),
         ("generation: {max_new_tokens: '9'}", "6:30", "found the text '9'", "generation: {max_new_tokens: 9}"),
         ("generation: {max_new_tokens: 0}", "6:30", "must be at least 1, found the number 0", ""),
-        ("conditions: {wordings: some}", "6:24", "must be 'first' or 'all'", "conditions: {wordings: all}"),
+        ("conditions: {wordings: some}", "6:24", "must be first, all or a whole", "conditions: {wordings: all}"),
+        ("conditions: {wordings: {nurs: all}}", "6:25", "nearest known persona is 'nurse'", ""),
+        ("conditions: {wordings: {nurse: 2}}", "6:32", "2 wordings of 'nurse', which has 1", ""),
         ("conditions: {instructions: [1]}", "6:29", "has 1 instruction wordings", "conditions: {instructions: [0]}"),
         ("conditions: {rotations: [2]}", "6:26", "has 2 options. Count from 0 to 1", "conditions: {rotations: [1]}"),
         ("conditions: {rotations: 3}", "6:25", "must be none, all or a list", "conditions: {rotations: none}"),
@@ -63,7 +74,31 @@ cases: cases.jsonl
         ("analyses: [report, report]", "6:11", "names 'report' twice", "analyses: [report]"),
         ("base: nurs", "6:7", "The nearest known persona is 'nurse'", "base: nurse"),
         ("base: true", "6:7", "must be text, found the truth value true. Put it in quotes", "base: 'none'"),
-        ("confirm: [x]", "6:10", "must stay empty", "confirm: []"),
+        ("generation: {temperature: -1}", "6:27", "must be 0 (greedy) or above", "generation: {temperature: 1}"),
+        ("generation: {temperature: .nan}", "6:27", "must be a number", "generation: {temperature: .5}"),
+        ("generation: {temperature: warm}", "6:27", "must be a number, found the text 'warm'", ""),
+        ("generation: {temperature: 1, top_p: 0}", "6:37", "above 0 and at most 1", "generation: {top_p: 1}"),
+        ("generation: {temperature: 1, top_p: 1.5}", "6:37", "above 0 and at most 1", ""),
+        ("generation: {temperature: 1, top_k: 0}", "6:37", "must be at least 1", "generation: {top_k: null}"),
+        ("generation: {seeds: 3}", "6:21", "`seeds` is 3, but at temperature 0", "generation: {seeds: 1}"),
+        ("generation: {top_p: 0.9}", "6:21", "`top_p` is 0.9, but at temperature 0", ""),
+        ("generation: {top_k: 5}", "6:21", "`top_k` is 5, but at temperature 0", ""),
+        ("generation: {seed: 3}", "6:14", "The nearest known key is 'seeds'", "generation: {temperature: 1, seeds: 3}"),
+        ("confirm: [x]", "6:11", "`confirm` must be a mapping, found the text 'x'", "confirm: []"),
+        ("confirm: [{persona: nurse}]", "6:11", "the key 'metric' is missing", ""),
+        ("confirm: [{persona: nurs, metric: brier}]", "6:21", "The nearest known persona is 'nurse'", ""),
+        ("confirm: [{persona: nurse, metric: acuracy}]", "6:36", "The nearest known metric is 'accuracy'", ""),
+        ("confirm: [{persona: nurse, metric: ece}]", "6:36", "no metric with a test. Known metrics: 'accuracy'", ""),
+        ("confirm: [{persona: nurse, metric: brier, base: non}]", "6:49", "The nearest known persona is 'none'", ""),
+        ("confirm: [{persona: none, metric: brier}]", "6:21", "compares 'none' with itself", ""),
+        ("confirm: [{persona: nurse, metric: brier, stratum: acut}]", "6:52", "nearest known stratum is 'acute'", ""),
+        ("confirm: [{persona: nurse, metric: brier, direction: up}]", "6:54", "'either', 'greater' or 'less'", ""),
+        (
+            "confirm: [{persona: nurse, metric: brier}, {persona: nurse, metric: brier}]",
+            "6:10",
+            "twice. Remove one",
+            "confirm: [{persona: nurse, metric: brier}, {persona: nurse, metric: brier, stratum: acute}]",
+        ),
         ("split_seed: -1", "6:13", "must be at least 0", "split_seed: 7"),
         ("limit: 0", "6:8", "must be at least 1", "limit: 1"),
         ("limit: many", "6:8", "must be a whole number, found the text 'many'", "limit: null"),
@@ -96,14 +131,18 @@ def test_a_wrong_setting_is_refused_at_its_place_and_the_mended_study_loads(
         ("personas.yaml", "person.yaml", "3:11", "there is no file"),
         ("personas.yaml", f"{'x' * 5000}.yaml", "3:11", "there is no file"),
         ("{id: organism}", '{id: "a\\tb"}', "2:13", "the control character U+0009"),
-        ("personas.yaml", "personas.csv", "3:11", "Personas are read from .yaml files"),
+        ("personas.yaml", "personas.csv", "3:11", "Personas are read from .yaml or .yml files"),
         ("personas.yaml", "builtin:persona-paradoks", "3:11", "The nearest known name is 'persona-paradox'"),
         ("personas.yaml", "3", "3:11", "found the number 3"),
         ("personas.yaml", "{path: p.yaml}", "3:18", "there is no file"),
         ("personas.yaml", "{path: p.yaml, sha: 1}", "3:26", "unknown key 'sha'"),
         ("personas.yaml", "[]", "3:11", "at least one persona"),
-        ("cases.jsonl", "cases.csv", "5:8", "CSV and Parquet come later"),
-        ("cases.jsonl", "{hub: org/name}", "5:9", "hub data sets come in a later version"),
+        ("cases.jsonl", "cases.tsv", "5:8", "Cases are read from .jsonl or .csv or .parquet files, found 'cases.tsv'"),
+        ("cases.jsonl", "{path: c.csv}", "5:15", "there is no file"),
+        ("cases.jsonl", "{path: cases.jsonl, fields: {inptu: x}}", "5:37", "The nearest known key is 'input'"),
+        ("cases.jsonl", "{path: cases.jsonl, feilds: {}}", "5:28", "The nearest known key is 'fields'"),
+        ("cases.jsonl", "{hub: org/name}", "5:8", "the key 'split' is missing"),
+        ("cases.jsonl", "{hub: org/name, spilt: test}", "5:24", "The nearest known key is 'split'"),
         ("cases.jsonl", "builtin:triag", "5:8", "The nearest known name is 'triage'"),
         ("cases.jsonl", "builtin:triage", "5:8", "is no option of the task 't'"),
         ("cases.jsonl", "[]", "5:8", "at least one case"),
@@ -136,7 +175,8 @@ def test_defaults_are_those_of_the_design(write: Callable[..., Path]) -> None:
     assert study.model == ModelSpec("organism", None, "auto", "auto", "hf", None, False)
     assert study.conditions == ConditionSpec("first", (0,), "none", "auto")
     assert study.capture == CaptureSpec("all", ("prompt_end", "answer"), "auto", "auto", True)
-    assert study.generation == GenerationSpec(1024)
+    assert study.generation == GenerationSpec(1024, 0.0, 1.0, None, 1)
+    assert study.generation.greedy
     assert study.analyses == ANALYSES == ("metrics", "directions", "report")
     assert (study.base, study.confirm, study.split_seed, study.limit) == ("none", (), 0, None)
 
@@ -193,3 +233,24 @@ def test_a_study_built_in_python_is_checked_as_well(write: Callable[..., Path]) 
         with pytest.raises(StudyError) as caught:
             dataclasses.replace(study, **changes)
         assert words in str(caught.value)
+
+
+def test_the_metrics_that_may_be_planned_are_those_that_can_be_tested() -> None:
+    from probe.behaviour import FAMILY
+    from probe.behaviour.contrasts import CONTRASTS
+
+    told = {contrast.name: contrast.note for contrast in CONTRASTS}
+    assert set(FAMILY) <= set(CONFIRMABLE) <= set(told)
+    assert not any("descriptive" in told[name] for name in CONFIRMABLE)
+    assert all("descriptive" in told[name] or name == "label_mass" for name in set(told) - set(CONFIRMABLE))
+
+
+def test_a_limit_may_leave_a_planned_stratum_without_cases_but_an_unknown_one_is_refused(
+    write: Callable[..., Path],
+) -> None:
+    planned = "confirm=[{persona: nurse, metric: accuracy, stratum: %s}]"
+    study = Study.load(write(), overrides=[planned % "acute"], limit=1)
+    assert study.strata == ("calm",)
+    assert Study.from_mapping(study.to_mapping()).confirm == study.confirm
+    with pytest.raises(StudyError, match="The nearest known stratum is 'acute'"):
+        Study.load(write(), overrides=[planned % "acut"], limit=1)

@@ -8,7 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from probe.study import ANALYSES, LATER_ANALYSES, CaptureSpec, ConditionSpec, GenerationSpec, ModelSpec, Study
+from probe.study import (
+    ANALYSES,
+    CONFIRMABLE,
+    LATER_ANALYSES,
+    CaptureSpec,
+    ConditionSpec,
+    GenerationSpec,
+    ModelSpec,
+    PlannedContrast,
+    Study,
+)
+from probe.study.case_tables import FieldNames
+from probe.study.hub_cases import HubSource
 from probe.study.located import Located
 from probe.study.spec import StudyFile
 from probe.study.yaml_marks import parse_yaml
@@ -39,6 +51,15 @@ def test_every_yaml_example_loads(text: str, tmp_path: Path) -> None:
             len(Study.from_mapping(MINIMAL | {"personas": "personas.yaml", "base": base}, directory=tmp_path).personas)
             > 3
         )
+    elif kind == "# in study.yaml, beside cases.csv":
+        (table,) = [text for language, text in BLOCKS if language == "csv"]
+        (tmp_path / "cases.csv").write_text(table)
+        cases = Study.from_mapping(MINIMAL | value, directory=tmp_path).cases
+        assert [(case.id, case.target, case.stratum, case.choices) for case in cases] == [
+            ("1", "C", "emergency", ("rest", "see a doctor", "go to the ED")),
+            ("2", "A", "primary_care", ("rest", "see a doctor", "go to the ED")),
+        ]
+        assert [dict(case.metadata) for case in cases] == [{"year": "2024"}, {"year": "2025"}]
     else:
         assert kind == "# in study.yaml"
         Study.from_mapping(MINIMAL | value)
@@ -82,15 +103,21 @@ def test_every_key_with_its_default_stands_on_the_page() -> None:
     page = PAGE.read_text(encoding="utf-8")
     rows = dict(re.findall(r"^\| `([^`]+)` \| ([^|]*) \|", page, re.MULTILINE))
     specs = {"": StudyFile, "conditions.": ConditionSpec, "capture.": CaptureSpec, "generation.": GenerationSpec}
+    specs["confirm."] = PlannedContrast
     for prefix, spec in specs.items():
         for field in dataclasses.fields(spec):
             name = field.name if prefix == "conditions." else prefix + field.name
             shown = rows[name]
-            if isinstance(field.default, str | int | tuple):
+            if isinstance(field.default, str | int | float | tuple):
                 default = field.default
                 words = f"[{', '.join(map(str, default))}]" if isinstance(default, tuple) else str(default).lower()
+                words = words.removesuffix(".0")
                 assert shown == f"`{words}`", name
     for field in dataclasses.fields(ModelSpec):
         assert field.name in rows
-    for name in (*ANALYSES, *LATER_ANALYSES, *POSITIONS):
+    for name in (*ANALYSES, *LATER_ANALYSES, *POSITIONS, *CONFIRMABLE):
         assert f"{name}" in page
+    for field in (*dataclasses.fields(HubSource), *dataclasses.fields(FieldNames)):
+        assert f"`{field.name}`" in page
+    for persona in Study.from_mapping(MINIMAL | {"personas": ["builtin:persona-paradox", "builtin:controls"]}).personas:
+        assert f"`{persona.id}`" in page

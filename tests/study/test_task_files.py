@@ -118,7 +118,7 @@ def test_a_broken_task_is_refused_at_its_place_and_the_whole_one_loads(
         ("high_risk: refr", "9:14", "The nearest known option is 'refer'", "high_risk: refer"),
         ("option_format: '{text}'", "9:18", "`{letter}` and `{text}` exactly once", "option_format: '{text} {letter}'"),
         ("option_separator: 3", "9:21", "Put it in quotes", "option_separator: ''"),
-        ("parser: x", "9:3", "unknown key 'parser'", ""),
+        ("scorer: x", "9:3", "unknown key 'scorer'", ""),
     ],
 )
 def test_a_wrong_key_of_a_task_is_refused_at_its_place_and_the_mended_one_loads(

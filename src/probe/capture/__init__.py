@@ -3,7 +3,8 @@
 from probe.capture.batching import PassInput, PassSettings
 from probe.capture.decoding import run_pass
 from probe.capture.planning import Job, JobPlanner, PlannedCells, Refusal, plan_jobs
-from probe.capture.shards import Capturer, FailedRow, capture_shard
+from probe.capture.sampling import Sampling
+from probe.capture.shards import Capturer, FailedRow, ShardResult, capture_shard
 
 __all__ = [
     "Capturer",
@@ -14,6 +15,8 @@ __all__ = [
     "PassSettings",
     "PlannedCells",
     "Refusal",
+    "Sampling",
+    "ShardResult",
     "capture_shard",
     "plan_jobs",
     "run_pass",

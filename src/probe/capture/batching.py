@@ -9,27 +9,33 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from probe.capture.sampling import Sampling
 from probe.models.protocol import Reads
 from probe.prompts import LabelTokens
 
 
 @dataclass(frozen=True)
 class PassSettings:
-    """What a pass records and how far it generates; ``layers`` are residual points."""
+    """What a pass records, how far it goes and how: ``layers`` are residual points; greedy without ``sampling``."""
 
     layers: tuple[int, ...]
     positions: tuple[str, ...]
     max_new_tokens: int
+    sampling: Sampling | None = None
 
 
 @dataclass(frozen=True)
 class PassInput:
-    """One row of a batch: prompt tokens, the columns that its sites read, and its label tokens in option order."""
+    """One row of a batch: prompt tokens, the columns that its sites read, and its label tokens in option order.
+
+    ``key`` is the row's id and its seed: what its randomness depends on where tokens are drawn.
+    """
 
     token_ids: tuple[int, ...]
     persona_end: int | None
     case_tokens: tuple[int, int] | None
     labels: LabelTokens
+    key: tuple[str, int] = ("", 0)
 
 
 def left_padded(

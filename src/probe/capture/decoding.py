@@ -1,4 +1,4 @@
-"""One batch, one pass: prefill, then greedy decoding. Knows tokens and sites; knows no parser and no store."""
+"""One batch, one pass: prefill, then decoding from its cache. Knows tokens and sites; knows no parser and no store."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from probe.capture.batching import PassInput, PassSettings, left_padded, new_token_caps, prefill_reads
 from probe.capture.label_reads import read_labels
+from probe.capture.sampling import Chooser
 from probe.models.protocol import Backend, Forward, Reads
 from probe.prompts import LetterVocabulary
 from probe.values import LabelRead
@@ -61,12 +62,17 @@ class RawRow:
 def run_pass(
     backend: Backend, rows: Sequence[PassInput], settings: PassSettings, vocabulary: LetterVocabulary
 ) -> list[RawRow]:
-    """Prefill the rows together, left-padded, read their sites, and go on greedily from the same cache."""
+    """Prefill the rows together, left-padded, read their sites, and go on from the same cache, one token at a time.
+
+    What is read (label log-probabilities, entropy) is of the model's own logits, whatever temperature tokens are drawn
+    at. A drawn row's tokens depend on its own logits and key alone, not on the batch.
+    """
     facts, shape = backend.facts, backend.facts.shape
     ids, mask, pads = left_padded([row.token_ids for row in rows], shape.pad_id, facts.device)
     first = backend.forward(ids, mask, prefill_reads(rows, pads, ids.shape[1], settings, facts.device))
     raw = _after_prefill(rows, first, settings, shape.context)
-    _decode(backend, raw, first, mask, settings, vocabulary)
+    chooser = Chooser(settings.sampling, [row.key for row in rows])
+    _decode(backend, raw, first, mask, settings, vocabulary, chooser)
     return raw
 
 
@@ -96,8 +102,9 @@ def _decode(
     mask: Int[Tensor, "batch pos"],
     settings: PassSettings,
     vocabulary: LetterVocabulary,
+    chooser: Chooser,
 ) -> None:
-    """Fill the rows with their greedy continuation, until each has ended or met its cap."""
+    """Fill the rows with their continuation, until each has ended or met its cap."""
     facts, shape = backend.facts, backend.facts.shape
     ends = frozenset(shape.end_ids)
     lettered = torch.zeros(shape.vocab, dtype=torch.bool)
@@ -105,7 +112,7 @@ def _decode(
     newest = Reads(settings.layers, torch.zeros((len(raw), 1), dtype=torch.long, device=facts.device))
     mean = _ResponseMean(len(raw)) if "response_mean" in settings.positions else None
     while not all(row.stop for row in raw):
-        chosen = current.logits.argmax(-1).cpu()
+        chosen = chooser.choose(current.logits)
         running = torch.tensor([not row.stop for row in raw])
         later = torch.tensor([bool(row.tokens) for row in raw])
         _keep_letter_steps(raw, running & later & lettered[chosen], chosen, current, vocabulary)

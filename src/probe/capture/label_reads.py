@@ -24,9 +24,8 @@ def read_labels(logits: Float[Tensor, "row vocab"], labels: Sequence[LabelTokens
     top = logp.topk(min(TOP_K, logp.shape[-1]), dim=-1)
     reads = []
     for row, tokens in enumerate(labels):
-        per_label = torch.stack(
-            [logp[row, list(ids)].logsumexp(0) if ids else logp.new_tensor(-torch.inf) for ids in tokens.ids]
-        )
+        variants = [logp[row, list(ids)] for ids in tokens.ids]
+        per_label = torch.stack([each.logsumexp(0) if len(each) else logp.new_tensor(-torch.inf) for each in variants])
         reads.append(
             LabelRead(
                 logp=per_label.cpu().numpy(),
@@ -34,6 +33,8 @@ def read_labels(logits: Float[Tensor, "row vocab"], labels: Sequence[LabelTokens
                 entropy=float(entropy[row]),
                 top_ids=tuple(top.indices[row].tolist()),
                 top_logp=tuple(top.values[row].tolist()),
+                variant_ids=tokens.ids,
+                variant_logp=tuple(tuple(each.tolist()) for each in variants),
             )
         )
     return reads

@@ -15,11 +15,12 @@ _TAIL = 48
 
 @dataclass(frozen=True)
 class Job:
-    """A planned row with its prompt, and its label tokens in option order."""
+    """A planned row with its prompt, and its label tokens and option texts in option order."""
 
     row: PlannedRow
     prompt: Prompt
     labels: LabelTokens
+    texts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,8 @@ class JobPlanner:
             text=prompt.text if keep_text else None,
             planned=planned(persona, case),
         )
-        return Job(row, prompt, self._label_tokens(prompt, cell))
+        texts = case.choices or tuple(option.text for option in self._builder.task.options)
+        return Job(row, prompt, self._label_tokens(prompt, cell), texts)
 
     def _label_tokens(self, prompt: Prompt, cell: Cell) -> LabelTokens:
         letters = self._builder.task.letters_by_option(cell.condition.rotation)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,8 +15,8 @@ from probe.capture.batching import PassInput, PassSettings
 from probe.capture.decoding import LetterStep, RawRow, run_pass
 from probe.capture.planning import Job
 from probe.models.protocol import Backend
-from probe.prompts import LetterVocabulary, Parsed, parse_answer
-from probe.values import CellRecord, LabelRead, RowRefused
+from probe.prompts import LetterVocabulary, Parsed, parse_answer, parser_name
+from probe.values import DEFAULT_PARSER, CellRecord, LabelRead, ParserSettings, RowRefused
 
 _STORED: dict[str, tuple[torch.dtype, Any]] = {
     "float32": (torch.float32, np.float32),
@@ -36,6 +36,8 @@ class Capturer:
     settings: PassSettings
     batch_size: int
     dtype: str
+    allow_nonfinite: bool = False
+    parser: ParserSettings = DEFAULT_PARSER
 
 
 @dataclass(frozen=True)
@@ -47,52 +49,92 @@ class FailedRow:
     reason: str
 
 
-def capture_shard(
-    capturer: Capturer, jobs: Sequence[Job], on_rows: Callable[[int], None]
-) -> tuple[list[CellRecord], list[FailedRow]]:
-    """Run the jobs in batches of similar length; the records come back in the order of the jobs.
+@dataclass(frozen=True, eq=False)
+class ShardResult:
+    """The records of a shard in the order of its jobs, the rows that failed, and how many rows each pass had."""
 
-    ``on_rows`` is told how many rows each finished batch had.
+    records: list[CellRecord]
+    failed: list[FailedRow]
+    batches: tuple[int, ...]
+
+
+def capture_shard(capturer: Capturer, jobs: Sequence[Job], on_rows: Callable[[int], None]) -> ShardResult:
+    """Run the jobs in batches of similar length; out of memory, the same rows again in batches of half the size.
+
+    The smaller size holds to the end of the shard. A row that does not fit into memory alone has failed; the others
+    run. ``on_rows`` is told how many rows each finished batch had.
     """
     done: dict[str, CellRecord] = {}
     failed: list[FailedRow] = []
-    for batch in _batches(jobs, capturer.batch_size):
-        for job, raw in zip(batch, _run(capturer, batch), strict=True):
+    batches: list[int] = []
+    left = sorted(jobs, key=lambda job: (len(job.prompt.token_ids), job.row.cell.row_id))
+    size = capturer.batch_size
+    while left:
+        batch = left[:size]
+        raws = _run(capturer, batch)
+        if raws is None and len(batch) > 1:
+            size = len(batch) // 2
+            continue
+        if raws is None:
+            failed.append(_without_memory(batch[0]))
+        for job, raw in zip(batch, raws or (), strict=False):
             try:
                 done[job.row.cell.row_id] = _record(capturer, job, raw)
             except RowRefused as refusal:
                 failed.append(FailedRow(job, refusal.kind, refusal.reason))
+        left = left[len(batch) :]
+        batches.append(len(batch))
         on_rows(len(batch))
-    return [done[job.row.cell.row_id] for job in jobs if job.row.cell.row_id in done], failed
+    records = [done[job.row.cell.row_id] for job in jobs if job.row.cell.row_id in done]
+    return ShardResult(records, failed, tuple(batches))
 
 
-def _batches(jobs: Sequence[Job], size: int) -> Iterator[list[Job]]:
-    ordered = sorted(jobs, key=lambda job: (len(job.prompt.token_ids), job.row.cell.row_id))
-    for start in range(0, len(ordered), size):
-        yield ordered[start : start + size]
+def _without_memory(job: Job) -> FailedRow:
+    length = len(job.prompt.token_ids)
+    reason = f"a pass over this row alone ({length} prompt tokens) does not fit into the device's memory"
+    return FailedRow(job, "OutOfMemory", reason)
 
 
-def _run(capturer: Capturer, batch: list[Job]) -> list[RawRow]:
-    """One pass; out of memory, the two halves of the batch one after the other."""
+def _is_out_of_memory(error: Exception) -> bool:
+    """Accelerators have an error of their own; the CPU's allocator and MPS only say it."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return any(words in str(error) for words in ("out of memory", "can't allocate memory", "not enough memory"))
+
+
+def _run(capturer: Capturer, batch: list[Job]) -> list[RawRow] | None:
+    """One pass; None where it does not fit into memory."""
     rows = [
-        PassInput(job.prompt.token_ids, job.prompt.persona_end, job.prompt.case_tokens, job.labels) for job in batch
+        PassInput(
+            job.prompt.token_ids,
+            job.prompt.persona_end,
+            job.prompt.case_tokens,
+            job.labels,
+            key=(job.row.cell.row_id, job.row.cell.condition.seed),
+        )
+        for job in batch
     ]
     try:
         return run_pass(capturer.backend, rows, capturer.settings, capturer.vocabulary)
-    except torch.OutOfMemoryError:
-        if len(batch) == 1:
+    except (RuntimeError, MemoryError) as error:
+        if not _is_out_of_memory(error):
             raise
-    half = len(batch) // 2
-    return _run(capturer, batch[:half]) + _run(capturer, batch[half:])
+    if capturer.backend.facts.device.type == "cuda":
+        torch.cuda.empty_cache()  # what the failed pass held lies in pieces of the larger batch
+    return None
 
 
 def _record(capturer: Capturer, job: Job, raw: RawRow) -> CellRecord:
     text = capturer.tokenizer.decode(raw.tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    parsed = parse_answer(text, capturer.letters, truncated=raw.stop != "end")
+    parsed = parse_answer(
+        text, job.labels.letters, truncated=raw.stop != "end", texts=job.texts, settings=capturer.parser
+    )
     step = _answer_step(capturer.tokenizer, raw, parsed)
     positions, resid, labels = _sites(capturer, job, raw, step)
     arrays = {name: _to_numpy(value, capturer.dtype) for name, value in resid.items()}
-    _refuse_nonfinite(arrays, labels, capturer.settings.layers)
+    nonfinite, where = _nonfinite(arrays, labels, capturer.settings.layers)
+    if nonfinite and not capturer.allow_nonfinite:
+        raise RowRefused("NonFinite", f"{where} (--allow-nonfinite stores such rows, marked)")
     letter_first = step is not None and step.index == 0
     return CellRecord(
         cell=job.row.cell,
@@ -106,24 +148,26 @@ def _record(capturer: Capturer, job: Job, raw: RawRow) -> CellRecord:
         gen_text=text,
         status=parsed.status,
         label=None if parsed.letter is None else capturer.options[job.labels.letters.index(parsed.letter)],
-        letter=parsed.letter,
+        letter=None if parsed.in_words else parsed.letter,
         span=parsed.span,
         letter_first=letter_first,
+        nonfinite=nonfinite,
         extra={
             "stop": raw.stop,
             "rule": parsed.rule,
+            "parser": parser_name(capturer.parser),
             "letter_steps": raw.n_letter_steps,
-            "answer_given_up": parsed.span is not None and step is None,
+            "answer_given_up": parsed.span is not None and not parsed.in_words and step is None,
         },
     )
 
 
 def _answer_step(tokenizer: Any, raw: RawRow, parsed: Parsed) -> LetterStep | None:
-    """The step whose token wrote the accepted letter; None without one, or where it gave way to newer ones.
+    """The step whose token wrote the accepted letter; None where an option's words stand for it, or it gave way.
 
     The first token's step is the end of the prompt, which is always kept.
     """
-    if parsed.span is None:
+    if parsed.span is None or parsed.in_words:
         return None
     first = LetterStep(0, raw.resid["prompt_end"], raw.prompt_read)
     for step in (*reversed(raw.letter_steps), first):
@@ -155,7 +199,7 @@ def _sites(
         found["answer"] = step.resid
         # Where the letter comes first both sites are one position: its label tokens are those of the prompt's end.
         read = raw.prompt_read if step.index == 0 else _in_option_order(step.read, capturer.letters, job.labels.letters)
-        if np.isfinite(read.logp).all():  # else a letter has no token of the written form, and no read is made
+        if not np.isneginf(read.logp).any():  # else a letter has no token of the written form, and no read is made
             labels["answer"] = read
     positions = {name: -1 if places[name] is None else int(places[name] or 0) for name in wanted}
     return positions, {name: found[name] for name in wanted if positions[name] >= 0}, labels
@@ -164,7 +208,12 @@ def _sites(
 def _in_option_order(read: LabelRead, letters: tuple[str, ...], by_option: tuple[str, ...]) -> LabelRead:
     """A read over the task's letters, reordered by the option that each letter stands for in this cell."""
     order = [letters.index(letter) for letter in by_option]
-    return replace(read, logp=read.logp[order])
+    return replace(
+        read,
+        logp=read.logp[order],
+        variant_ids=tuple(read.variant_ids[k] for k in order) if read.variant_ids else (),
+        variant_logp=tuple(read.variant_logp[k] for k in order) if read.variant_logp else (),
+    )
 
 
 def _to_numpy(value: Tensor, dtype: str) -> np.ndarray:
@@ -175,10 +224,18 @@ def _to_numpy(value: Tensor, dtype: str) -> np.ndarray:
     return cast.numpy()
 
 
-def _refuse_nonfinite(arrays: dict[str, np.ndarray], labels: dict[str, LabelRead], layers: tuple[int, ...]) -> None:
+def _nonfinite(arrays: dict[str, np.ndarray], labels: dict[str, LabelRead], layers: tuple[int, ...]) -> tuple[int, str]:
+    """How many of a row's values are not finite, and where the first of them stand."""
+    count, places = 0, []
     for position, array in arrays.items():
-        bad = ~np.isfinite(array.astype(np.float32)).all(axis=1)
+        bad = np.asarray(~np.isfinite(array.astype(np.float32)).all(axis=1))
         if bad.any():
-            raise RowRefused("NonFinite", f"residual point {layers[int(bad.argmax())]} at {position} is not finite")
-    if not np.isfinite(labels["prompt_end"].logp).all():
-        raise RowRefused("NonFinite", "the label log-probabilities at prompt_end are not finite")
+            count += int((~np.isfinite(array[bad].astype(np.float32))).sum())
+            points = ", ".join(str(layers[k]) for k in np.flatnonzero(bad))
+            places.append(f"the residual at {position} is not finite at point {points}")
+    for site, read in labels.items():
+        bad_labels = int((~np.isfinite([*read.logp, read.mass, read.entropy])).sum())
+        if bad_labels:
+            count += bad_labels
+            places.append(f"the label log-probabilities at {site} are not finite")
+    return count, "; ".join(places)

@@ -4,22 +4,26 @@ from probe.study.overrides import Override, parse_override
 from probe.study.scaffold import new_study
 from probe.study.spec import (
     ANALYSES,
+    CONFIRMABLE,
     LATER_ANALYSES,
     CaptureSpec,
     ConditionSpec,
     GenerationSpec,
     ModelSpec,
+    PlannedContrast,
 )
 from probe.study.study import Study
 
 __all__ = [
     "ANALYSES",
+    "CONFIRMABLE",
     "LATER_ANALYSES",
     "CaptureSpec",
     "ConditionSpec",
     "GenerationSpec",
     "ModelSpec",
     "Override",
+    "PlannedContrast",
     "Study",
     "new_study",
     "parse_override",

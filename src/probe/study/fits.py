@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from probe.study.located import Located, nearest
-from probe.study.spec import StudyFile
+from probe.study.spec import DEFAULT, ConditionSpec, GenerationSpec, StudyFile
 from probe.values import ALL, Case, Persona, StudyError, Task
 
 
@@ -13,8 +15,8 @@ def refuse_misfits(
     """Raise where two parts of a study contradict each other; ``source`` names the places.
 
     Raises:
-        StudyError: the base is no persona, an instruction or rotation does not exist, a target is no option, or there
-            are no cases.
+        StudyError: the base is no persona, an instruction, rotation or wording does not exist, a planned contrast names
+            what is not there, greedy decoding is given seeds, a target is no option, or there are no cases.
     """
     ids = [persona.id for persona in personas]
     if settings.base not in ids:
@@ -24,6 +26,8 @@ def refuse_misfits(
             "base" if settings.base != "none" else "personas",  # the default is seldom written
         )
     _refuse_missing_conditions(settings, task, source)
+    _refuse_missing_wordings(settings.conditions, personas, source)
+    _refuse_idle_sampling(settings.generation, source)
     if not cases:
         raise source.refusal("there must be at least one case. Add one", "cases")
     for case in cases:
@@ -38,6 +42,9 @@ def refuse_misfits(
                 f"The options are {', '.join(task.option_ids)}",
                 "cases",
             )
+    # A limit may leave a stratum without cases; that is no slip of the pen.
+    strata = tuple(dict.fromkeys(case.stratum for case in cases)) if settings.limit is None else None
+    _refuse_missing_contrasts(settings, ids, strata, source)
 
 
 def _refuse_missing_conditions(settings: StudyFile, task: Task, source: Located) -> None:
@@ -56,6 +63,66 @@ def _refuse_missing_conditions(settings: StudyFile, task: Task, source: Located)
                     name,
                     i,
                 )
+
+
+def _refuse_missing_wordings(conditions: ConditionSpec, personas: tuple[Persona, ...], source: Located) -> None:
+    if not isinstance(conditions.wordings, Mapping):
+        return
+    there = {persona.id: len(persona.wordings) for persona in personas}
+    for name, chosen in conditions.wordings.items():
+        at = ("conditions", "wordings", name)
+        if name not in there and name != DEFAULT:
+            raise source.refusal(
+                f"`wordings` names {name!r}, which is no persona of this study. "
+                f"{nearest(name, [*there, DEFAULT], 'persona')}",
+                *at,
+                key=True,
+            )
+        if isinstance(chosen, int) and name in there and chosen > there[name]:
+            raise source.refusal(
+                f"`wordings` asks for {chosen} wordings of {name!r}, which has {there[name]}. Write all, or fewer", *at
+            )
+
+
+def _refuse_idle_sampling(generation: GenerationSpec, source: Located) -> None:
+    """Settings that greedy decoding would ignore are refused: they would stand in the record and mean nothing."""
+    neutral = GenerationSpec()
+    for name in ("seeds", "top_p", "top_k"):
+        found = getattr(generation, name)
+        if generation.greedy and found != getattr(neutral, name):
+            raise source.refusal(
+                f"`{name}` is {found}, but at temperature 0 the answer is greedy and always the same. "
+                f"Set `generation.temperature` above 0, or leave `{name}` out",
+                "generation",
+                name,
+            )
+
+
+def _refuse_missing_contrasts(
+    settings: StudyFile, personas: list[str], strata: tuple[str, ...] | None, source: Located
+) -> None:
+    for i, contrast in enumerate(settings.confirm):
+        at = ("confirm", i)
+        base = contrast.base if contrast.base is not None else settings.base
+        for key, name in (("persona", contrast.persona), ("base", base)):
+            if name not in personas:
+                raise source.refusal(
+                    f"`confirm` names the {key} {name!r}, which is no persona of this study. "
+                    f"{nearest(name, personas, 'persona')}",
+                    *at,
+                    key,
+                )
+        if contrast.persona == base:
+            raise source.refusal(
+                f"`confirm` compares {base!r} with itself. Name another persona, or another base", *at, "persona"
+            )
+        if strata is not None and contrast.stratum not in (ALL, *strata):
+            raise source.refusal(
+                f"`confirm` names the stratum {contrast.stratum!r}, which no case has. "
+                f"{nearest(contrast.stratum, [ALL, *strata], 'stratum')}",
+                *at,
+                "stratum",
+            )
 
 
 def evenly(cases: tuple[Case, ...], limit: int | None) -> tuple[Case, ...]:

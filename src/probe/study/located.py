@@ -9,6 +9,8 @@ from typing import Any
 
 from probe.values import StudyError
 
+_PLURALS = {"analysis": "analyses", "stratum": "strata"}
+
 Loc = tuple[str | int, ...]
 """A path into nested mappings and lists: keys and indices."""
 
@@ -62,7 +64,7 @@ def nearest(name: str, known: Iterable[str], what: str) -> str:
         return f"The nearest known {what} is {by_folded[close[0]]!r}"
     shown = ", ".join(repr(candidate) for candidate in names[:12])
     more = f" and {len(names) - 12} more" if len(names) > 12 else ""
-    return f"Known {what}s: {shown}{more}"
+    return f"Known {_PLURALS.get(what, f'{what}s')}: {shown}{more}"
 
 
 def kind_of(value: Any) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,6 +35,16 @@ class _Entry:
 
 
 @dataclass(frozen=True)
+class _Set:
+    """A list of personas that has a version."""
+
+    __pydantic_config__ = CLOSED
+
+    personas: tuple[Any, ...]
+    version: Id | None = None
+
+
+@dataclass(frozen=True)
 class _Phrase:
     """The words of a role or style, with the article that goes before them where a/an by first letter is wrong."""
 
@@ -59,24 +69,51 @@ class _Crossing:
     version: Id | None = None
 
 
-def read_personas(source: Located) -> tuple[Persona, ...]:
+PlacedPersona = tuple[Persona, str]
+"""A persona and the place of its id."""
+
+Named = Callable[[Located], Iterable[PlacedPersona] | None]
+"""What an item of a list gives where it is the name of a whole set; None where it is an entry of its own."""
+
+
+def read_personas(source: Located, named: Named = lambda item: None) -> tuple[Persona, ...]:
     """The personas of one document, in its order; a crossing gives its controls, then all plain roles, then each style.
+
+    A list holds entries, crossings, and names of sets, which ``named`` looks up.
 
     Raises:
         StudyError: a rule is broken, or two personas share an id.
     """
-    if isinstance(source.value, list | tuple):
-        placed = [(_entry(source.child(i)), source.where(i, "id")) for i in range(len(source.value))]
-    elif isinstance(source.value, Mapping):
-        placed = list(_crossed(source))
-    else:
-        raise source.refusal(
-            f"personas must be a list, a mapping or `builtin:persona-paradox`, found {kind_of(source.value)}"
-        )
+    placed = list(placed_personas(source, named))
     if not placed:
         raise source.refusal("there must be at least one persona. Add one: `- {id: none, text: null}`")
     refuse_same_ids(((persona.id, place) for persona, place in placed), "persona")
     return tuple(persona for persona, _ in placed)
+
+
+def placed_personas(source: Located, named: Named = lambda item: None) -> Iterator[PlacedPersona]:
+    """The personas of one document with the places of their ids, before ids are compared."""
+    if isinstance(source.value, list | tuple):
+        for i in range(len(source.value)):
+            yield from _item(source.child(i), named)
+    elif isinstance(source.value, Mapping) and "personas" in source.value:
+        checked(_Set, source)
+        yield from placed_personas(source.child("personas"), named)
+    elif isinstance(source.value, Mapping):
+        yield from _crossed(source)
+    else:
+        raise source.refusal(
+            f"personas must be a list, a mapping or `builtin:persona-paradox`, found {kind_of(source.value)}"
+        )
+
+
+def _item(source: Located, named: Named) -> Iterable[PlacedPersona]:
+    found = named(source)
+    if found is not None:
+        return found
+    if isinstance(source.value, Mapping) and "roles" in source.value:
+        return _crossed(source)
+    return [(_entry(source), source.where("id"))]
 
 
 def persona_entry(persona: Persona) -> dict[str, Any]:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from probe import organism
 from probe.study.case_files import read_cases
+from probe.study.case_tables import FieldNames, field_names, read_parquet, samples_from
 from probe.study.checked import CLOSED, Line, checked
+from probe.study.csv_marks import read_csv
+from probe.study.hub_cases import HubSource, read_hub
 from probe.study.json_marks import read_jsonl
 from probe.study.located import Located, kind_of, nearest
-from probe.study.persona_files import read_personas
+from probe.study.persona_files import PlacedPersona, placed_personas, read_personas
 from probe.study.task_files import read_task
 from probe.study.text_files import is_there
 from probe.study.yaml_marks import read_yaml
@@ -19,7 +23,7 @@ from probe.values import Case, Persona, Task
 
 _BUILTIN = "builtin:"
 _BUILTIN_FILES = Path(__file__).parent / "builtin"
-PERSONAS = ("persona-paradox",)
+PERSONAS = ("persona-paradox", "controls")
 TASKS = ("triage",)
 CASES = ("triage",)
 
@@ -31,14 +35,36 @@ class _File:
     path: Line
 
 
+@dataclass(frozen=True)
+class _CaseFile(_File):
+    """``fields`` say which column holds what; they are checked with the columns at hand."""
+
+    __pydantic_config__ = CLOSED
+
+    fields: Any = None
+
+
 def personas_from(source: Located, directory: Path) -> tuple[Persona, ...]:
-    """The personas that a study names: ``builtin:persona-paradox``, a YAML file, a list or a crossing."""
-    value = source.value
-    if _is_builtin(source, PERSONAS, "personas"):
-        return read_personas(read_yaml(_BUILTIN_FILES / f"{value.removeprefix(_BUILTIN)}.yaml"))
-    if isinstance(value, str) or (isinstance(value, Mapping) and "path" in value):
-        return read_personas(read_yaml(_file(source, directory, (".yaml", ".yml"), "Personas")))
-    return read_personas(source)
+    """The personas that a study names: a built-in set, a YAML file, a crossing, or a list, whose items may be sets too.
+
+    A list in a file may name built-in sets; only the study itself names files.
+    """
+
+    def sets_and_files(item: Located) -> Iterator[PlacedPersona] | None:
+        value = item.value
+        a_path = isinstance(value, str) and not value.startswith(_BUILTIN)
+        if a_path or (isinstance(value, Mapping) and "path" in value):
+            return placed_personas(read_yaml(_file(item, directory, (".yaml", ".yml"), "Personas")), _builtin_set)
+        return _builtin_set(item)
+
+    one = Located([source.value], lambda loc, key: source.place(source.at + loc[1:], key))
+    return read_personas(source if isinstance(source.value, list | tuple) else one, sets_and_files)
+
+
+def _builtin_set(item: Located) -> Iterator[PlacedPersona] | None:
+    if not _is_builtin(item, PERSONAS, "personas"):
+        return None
+    return placed_personas(read_yaml(_BUILTIN_FILES / f"{item.value.removeprefix(_BUILTIN)}.yaml"))
 
 
 def task_from(source: Located) -> Task:
@@ -51,16 +77,29 @@ def task_from(source: Located) -> Task:
 
 
 def cases_from(source: Located, directory: Path, task: Task) -> tuple[Case, ...]:
-    """The cases that a study names: ``builtin:triage``, a JSONL file, or a list of samples."""
+    """The cases that a study names: built in, a JSONL, CSV or Parquet file, a data set of the hub, or a list."""
     value = source.value
     if _is_builtin(source, CASES, "cases"):
         return organism.held_out_cases()
-    samples: Iterable[Located]
     if isinstance(value, list | tuple):
-        samples = [source.child(i) for i in range(len(value))]
-    else:
-        samples = read_jsonl(_file(source, directory, (".jsonl",), "Cases"))
-    return read_cases(samples, task)
+        return read_cases((source.child(i) for i in range(len(value))), task)
+    if isinstance(value, Mapping) and "hub" in value:
+        names, asked = field_names(source)
+        return read_cases(samples_from(read_hub(checked(HubSource, source), source), names, asked), task)
+    path = _file(source, directory, tuple(_READERS), "Cases")
+    records = _READERS[path.suffix](path)
+    if path.suffix == ".jsonl" and not (isinstance(value, Mapping) and value.get("fields")):
+        return read_cases(records, task)  # already in the fields of a sample
+    names, asked = field_names(source) if isinstance(value, Mapping) else (FieldNames(), source)
+    return read_cases(samples_from(records, names, asked), task)
+
+
+_READERS: Mapping[str, Callable[[Path], Iterator[Located]]] = {
+    ".jsonl": read_jsonl,
+    ".csv": read_csv,
+    ".parquet": read_parquet,
+}
+"""How the records of a file of cases are read, by its suffix."""
 
 
 def _is_builtin(source: Located, names: tuple[str, ...], what: str) -> bool:
@@ -76,10 +115,6 @@ def _is_builtin(source: Located, names: tuple[str, ...], what: str) -> bool:
 def _file(source: Located, directory: Path, suffixes: tuple[str, ...], what: str) -> Path:
     """The file that a study names, as text or as ``{path: ...}``, relative to the study file."""
     value = source.value
-    if isinstance(value, Mapping) and "hub" in value:
-        raise source.refusal(
-            "hub data sets come in a later version. Save the cases as JSONL and write `path:`", "hub", key=True
-        )
     if not isinstance(value, str | Mapping):
         raise source.refusal(
             f"{what.lower()} must be built in, a file or a list, found {kind_of(value)}. "
@@ -87,11 +122,10 @@ def _file(source: Located, directory: Path, suffixes: tuple[str, ...], what: str
         )
     at = () if isinstance(value, str) else ("path",)
     written = Located({"path": value}, lambda loc, key: source.where()) if isinstance(value, str) else source
-    name = checked(_File, written).path
+    name = checked(_CaseFile if what == "Cases" else _File, written).path
     path = directory / name
     if path.suffix not in suffixes:
-        later = "; CSV and Parquet come later" if what == "Cases" else ""
-        raise source.refusal(f"{what} are read from {suffixes[0]} files in this version{later}, found {name!r}", *at)
+        raise source.refusal(f"{what} are read from {' or '.join(suffixes)} files, found {name!r}", *at)
     if not is_there(path.is_file):
         raise source.refusal(f"there is no file {str(path)!r}. A path is relative to the study file", *at)
     return path

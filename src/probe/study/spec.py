@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -11,11 +13,21 @@ from pydantic import AfterValidator, BeforeValidator, PlainValidator
 
 from probe.study.checked import CLOSED, Count, Flag, Line, Name, Text
 from probe.study.located import kind_of, nearest
-from probe.values import POSITIONS
+from probe.values import ALL, POSITIONS
 
 ANALYSES = ("metrics", "directions", "report")
 """The analyses that this version has, in the order in which they run."""
 LATER_ANALYSES = ("probes", "lens", "relate", "patch", "steer")
+
+CONFIRMABLE = (
+    *("accuracy", "accuracy_latent", "consistency_strict", "overconfidence", "brier", "log_loss"),
+    *("risk_propensity", "risk_propensity_latent", "expected_urgency_latent", "parse_rate", "refusal_rate"),
+)
+"""The metrics whose differences a study may plan to test: contrasts of ``probe.behaviour`` over all cells, never those
+over cells that a persona can select."""
+
+DEFAULT = "default"
+"""In a mapping of wordings: every persona that it does not name."""
 
 Placement = Literal["auto", "system", "user"]
 
@@ -42,12 +54,6 @@ def _analysis(name: Any) -> str:
     return str(name)
 
 
-def _nothing_yet(confirm: tuple[Any, ...]) -> tuple[Any, ...]:
-    if confirm:
-        raise ValueError("is not read by this version and must stay empty. Remove its entries")
-    return confirm
-
-
 def _position(name: Any) -> str:
     if name not in POSITIONS:
         raise ValueError(f"holds {kind_of(name)}, which is no position. {nearest(str(name), POSITIONS, 'position')}")
@@ -57,6 +63,10 @@ def _position(name: Any) -> str:
 def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
     if not values:
         raise ValueError("must name at least one. Leave the key out for the default")
+    return _different(values)
+
+
+def _different(values: tuple[Any, ...]) -> tuple[Any, ...]:
     for i, value in enumerate(values):
         if value in values[:i]:
             raise ValueError(f"names {value!r} twice. Remove one")
@@ -80,8 +90,52 @@ def _rotations(value: Any) -> Any:
     return value if value in ("none", "all") else _indices(value, "none, all")
 
 
+def _how_many_wordings(value: Any) -> str | int:
+    if value in ("first", "all") or _is_count(value):
+        return value  # type: ignore[no-any-return]  # one of the two words, or a whole number
+    raise ValueError(f"must be first, all or a whole number from 1, found {kind_of(value)}")
+
+
+def _wordings(value: Any) -> Any:
+    if not isinstance(value, Mapping):
+        return _how_many_wordings(value)
+    if not value:
+        raise ValueError("must name at least one persona, or `default`. Write first, all or a whole number instead")
+    return {str(name): _how_many_wordings(chosen) for name, chosen in value.items()}
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"must be a number, found {kind_of(value)}. Write it with digits")
+    return float(value)
+
+
+def _temperature(value: Any) -> float:
+    if (number := _number(value)) < 0:
+        raise ValueError(f"must be 0 (greedy) or above, found {kind_of(value)}. Raise it")
+    return number
+
+
+def _top_p(value: Any) -> float:
+    if not 0 < (number := _number(value)) <= 1:
+        raise ValueError(f"must be above 0 and at most 1, found {kind_of(value)}. 1 keeps every token")
+    return number
+
+
+def _metric(name: Any) -> str:
+    if name not in CONFIRMABLE:
+        raise ValueError(
+            f"is {kind_of(name)}, which is no metric with a test. {nearest(str(name), CONFIRMABLE, 'metric')}"
+        )
+    return str(name)
+
+
 def _batch_size(value: Any) -> Any:
-    if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+    if value == "auto" or _is_count(value):
         return value
     raise ValueError(f"must be auto or a whole number from 1, found {kind_of(value)}")
 
@@ -111,16 +165,27 @@ class ModelSpec:
 class ConditionSpec:
     """Under which conditions every persona meets every case; all combinations are run.
 
-    ``wordings`` of the persona, ``instructions`` of the task (indices), ``rotations`` of the letters over the options.
-    ``placement`` is where the persona's text stands; what ``auto`` comes to for a chat template is found at capture.
+    ``wordings`` of the persona: ``first``, ``all``, or how many of the first ones (all where a persona has fewer); or a
+    mapping from persona ids, and ``default``, to one of these. ``instructions`` of the task (indices), ``rotations`` of
+    the letters over the options. ``placement`` is where the persona's text stands; what ``auto`` comes to for a chat
+    template is found at capture.
     """
 
     __pydantic_config__ = CLOSED
 
-    wordings: Literal["first", "all"] = "first"
+    wordings: Annotated[str | int | Mapping[str, str | int], PlainValidator(_wordings)] = "first"
     instructions: Annotated[tuple[Annotated[Count, Ge(0)], ...], AfterValidator(_distinct)] = (0,)
     rotations: Annotated[Literal["none", "all"] | tuple[int, ...], PlainValidator(_rotations)] = "none"
     placement: Placement = "auto"
+
+    def n_wordings(self, persona: str, there: int) -> int:
+        """How many wordings of a persona are run, of the ``there`` that it has: the first ones."""
+        chosen = self.wordings
+        if isinstance(chosen, Mapping):
+            chosen = chosen.get(persona, chosen.get(DEFAULT, "first"))
+        if isinstance(chosen, int):
+            return min(chosen, there)
+        return there if chosen == "all" else 1
 
 
 @dataclass(frozen=True)
@@ -129,6 +194,8 @@ class CaptureSpec:
 
     ``layers`` are residual points, 0 (embeddings) to L; ``positions`` are position rules of ``probe.values.POSITIONS``.
     ``dtype: auto`` stores residuals in the dtype of the pass. ``keep_text`` stores every rendered prompt.
+    ``special_tokens`` is what happens to a text that names a token of the chat template (``<|im_end|>``): its cell is
+    refused, or the model reads it as plain text.
     """
 
     __pydantic_config__ = CLOSED
@@ -141,15 +208,51 @@ class CaptureSpec:
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     batch_size: Annotated[Literal["auto"] | int, PlainValidator(_batch_size)] = "auto"
     keep_text: Flag = True
+    special_tokens: Literal["refuse", "literal"] = "refuse"
 
 
 @dataclass(frozen=True)
 class GenerationSpec:
-    """How the answer is generated: greedily, with at most ``max_new_tokens`` new tokens."""
+    """How the answer is generated, with at most ``max_new_tokens`` new tokens.
+
+    Greedily at ``temperature`` 0; else ``seeds`` answers are drawn for each cell from softmax(logits / temperature),
+    cut to the ``top_k`` likeliest tokens and the ``top_p`` nucleus.
+    """
 
     __pydantic_config__ = CLOSED
 
     max_new_tokens: Annotated[Count, Ge(1)] = 1024
+    temperature: Annotated[float, PlainValidator(_temperature)] = 0.0
+    top_p: Annotated[float, PlainValidator(_top_p)] = 1.0
+    top_k: Annotated[Count, Ge(1)] | None = None
+    seeds: Annotated[Count, Ge(1)] = 1
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the likeliest token is taken at every step."""
+        return self.temperature == 0
+
+    @property
+    def seed_numbers(self) -> tuple[int, ...]:
+        """The seeds of a study's conditions: 0 is greedy, drawn answers have 1 to ``seeds``."""
+        return (0,) if self.greedy else tuple(range(1, self.seeds + 1))
+
+
+@dataclass(frozen=True)
+class PlannedContrast:
+    """A contrast that was decided on before the data: the test that the report calls confirmatory.
+
+    ``metric`` of ``persona`` minus that of ``base`` (by default the study's), in one stratum or in ``all`` of them;
+    ``direction`` is the sign that was predicted: ``greater``, ``less``, or ``either``.
+    """
+
+    __pydantic_config__ = CLOSED
+
+    persona: Name
+    metric: Annotated[str, PlainValidator(_metric)]
+    base: Name | None = None
+    stratum: Name = ALL
+    direction: Literal["either", "greater", "less"] = "either"
 
 
 @dataclass(frozen=True)
@@ -168,6 +271,6 @@ class StudyFile:
     generation: GenerationSpec = field(default_factory=GenerationSpec)
     analyses: Annotated[tuple[Annotated[str, PlainValidator(_analysis)], ...], AfterValidator(_distinct)] = ANALYSES
     base: Name = "none"
-    confirm: Annotated[tuple[Any, ...], AfterValidator(_nothing_yet)] = ()
+    confirm: Annotated[tuple[PlannedContrast, ...], AfterValidator(_different)] = ()
     split_seed: Annotated[Count, Ge(0)] = 0
     limit: Annotated[Count, Ge(1)] | None = None

@@ -20,7 +20,15 @@ from probe.study.model_source import model_from
 from probe.study.overrides import overridden, parse_override
 from probe.study.persona_files import persona_entry, read_personas
 from probe.study.sources import cases_from, personas_from, task_from
-from probe.study.spec import ANALYSES, CaptureSpec, ConditionSpec, GenerationSpec, ModelSpec, StudyFile
+from probe.study.spec import (
+    ANALYSES,
+    CaptureSpec,
+    ConditionSpec,
+    GenerationSpec,
+    ModelSpec,
+    PlannedContrast,
+    StudyFile,
+)
 from probe.study.task_files import read_task, task_entry
 from probe.study.yaml_marks import read_yaml
 from probe.values import Case, Cell, Condition, Persona, StudyError, Task, sha256_of
@@ -47,7 +55,7 @@ class Study:
     generation: GenerationSpec = field(default_factory=GenerationSpec)
     analyses: tuple[str, ...] = ANALYSES
     base: str = "none"
-    confirm: tuple[str, ...] = ()
+    confirm: tuple[PlannedContrast, ...] = ()
     split_seed: int = 0
     limit: int | None = None
     source: Path | None = None
@@ -106,7 +114,7 @@ class Study:
             "generation": asdict(self.generation),
             "analyses": list(self.analyses),
             "base": self.base,
-            "confirm": list(self.confirm),
+            "confirm": [asdict(contrast) for contrast in self.confirm],
             "split_seed": self.split_seed,
             "limit": self.limit,
         }
@@ -157,14 +165,15 @@ class Study:
 
     def _conditions(self, persona: Persona, placement: str) -> Iterator[Condition]:
         chosen = self.conditions
-        wordings = range(len(persona.wordings) if chosen.wordings == "all" else 1)
+        wordings = range(chosen.n_wordings(persona.id, len(persona.wordings)))
         rotations: Sequence[int]
         if isinstance(chosen.rotations, tuple):
             rotations = chosen.rotations
         else:
             rotations = range(len(self.task.options) if chosen.rotations == "all" else 1)
-        for wording, instruction, rotation in product(wordings, chosen.instructions, rotations):
-            yield Condition(wording=wording, instruction=instruction, rotation=rotation, placement=placement)
+        seeds = self.generation.seed_numbers
+        for wording, instruction, rotation, seed in product(wordings, chosen.instructions, rotations, seeds):
+            yield Condition(wording, instruction, rotation, placement=placement, seed=seed)
 
     def _settings(self) -> StudyFile:
         return StudyFile(
@@ -189,8 +198,11 @@ def _built(document: Located, directory: Path, source: Path | None = None) -> St
     model = model_from(settings.model, document.child("model"), directory)
     personas = personas_from(document.child("personas"), directory)
     task = task_from(document.child("task"))
-    cases = evenly(cases_from(document.child("cases"), directory, task), settings.limit)
-    refuse_misfits(settings, personas, task, cases, document)
+    cases = cases_from(document.child("cases"), directory, task)
+    # A record of a limited study holds `limit` cases already.
+    whole = settings if len(cases) == settings.limit else replace(settings, limit=None)
+    refuse_misfits(whole, personas, task, cases, document)
+    cases = evenly(cases, settings.limit)
     return Study(
         settings.name,
         model,

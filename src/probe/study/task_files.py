@@ -9,7 +9,8 @@ from typing import Any
 
 from probe.study.checked import CLOSED, Id, Line, Name, Text, checked, refuse_same_ids
 from probe.study.located import Loc, Located, kind_of, nearest
-from probe.values import Option, Task
+from probe.study.parser_files import parser_entry, read_parser
+from probe.values import DEFAULT_PARSER, Option, Task
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class _Entry:
     high_risk: Name | None = None
     option_format: Text = "{letter}: {text}."
     option_separator: Text = " "
+    parser: Any = None
 
 
 def read_task(source: Located) -> Task:
@@ -59,7 +61,10 @@ def read_task(source: Located) -> Task:
             f"`high_risk` names {high_risk!r}, which is no option. {nearest(high_risk, ids, 'option')}",
             "high_risk",
         )
-    return Task(entry.id, instructions, options, letters, high_risk, entry.option_format, entry.option_separator)
+    parser = DEFAULT_PARSER if entry.parser is None else read_parser(source.child("parser"))
+    return Task(
+        entry.id, instructions, options, letters, high_risk, entry.option_format, entry.option_separator, parser
+    )
 
 
 def task_entry(task: Task) -> dict[str, Any]:
@@ -73,6 +78,7 @@ def task_entry(task: Task) -> dict[str, Any]:
         "high_risk": task.high_risk,
         "option_format": task.option_format,
         "option_separator": task.option_separator,
+        **({} if task.parser == DEFAULT_PARSER else {"parser": parser_entry(task.parser)}),
     }
 
 
