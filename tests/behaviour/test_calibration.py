@@ -2,9 +2,22 @@
 
 import numpy as np
 import pytest
+from sklearn.calibration import calibration_curve
 
-from probe.behaviour import ece, null_band, read_outcomes, reliability
-from probe.behaviour.calibration import bin_of, ece_difference
+from probe.behaviour import ece, metrics, null_band, read_outcomes, reliability
+from probe.behaviour.calibration import (
+    band_of,
+    bin_of,
+    classwise_ece,
+    classwise_null_draws,
+    debiased_ece_squared,
+    equal_mass,
+    jackknife_interval,
+    shared_draws,
+    smooth_ece,
+)
+from probe.behaviour.reliability import ece_difference
+from tests.behaviour.simulated_worlds import draw_labels
 from tests.behaviour.synthetic import synthetic_table
 
 
@@ -59,12 +72,12 @@ def test_the_band_of_an_ece_difference_equals_resampling_by_hand():
     outcomes = read_outcomes(synthetic_table(40, unparsed=0))
     ours, base = outcomes.arm("ed_physician"), outcomes.arm("none")
     estimate = ece_difference(ours, base, 10, np.random.default_rng(5), n_boot=50)
-    # the same multinomial draws, but rows repeated in a loop
+    # the same cases drawn, but their rows gathered in a loop
     cases = np.unique(ours.case)
-    weights = np.random.default_rng(5).multinomial(len(cases), np.full(len(cases), 1 / len(cases)), size=50)
+    drawn = np.random.default_rng(5).integers(0, len(cases), (50, len(cases)))
     values = []
-    for draw in weights:
-        rows = np.concatenate([np.repeat(np.flatnonzero(ours.case == c), k) for c, k in zip(cases, draw, strict=True)])
+    for draw in drawn:
+        rows = np.concatenate([np.flatnonzero(ours.case == cases[k]) for k in draw])
         both = []
         for arm in (ours, base):
             confidence = np.exp(arm.latent_logp[rows]).max(1)
@@ -76,7 +89,7 @@ def test_the_band_of_an_ece_difference_equals_resampling_by_hand():
 def test_reliability_bins_add_up_to_the_ece():
     table = synthetic_table(60)
     bins = reliability(table)
-    part = bins[(bins["persona"] == "ed_nurse") & (bins["stratum"] == "emergency")]
+    part = bins[(bins["persona"] == "ed_nurse") & (bins["stratum"] == "emergency") & (bins["labels"] == "latent")]
     arm = read_outcomes(table).arm("ed_nurse", "emergency")
     confidence = np.exp(arm.latent_logp).max(1)
     expected = ece(confidence, (arm.latent == arm.reference).astype(float))
@@ -88,3 +101,109 @@ def test_reliability_bins_add_up_to_the_ece():
 def test_without_label_distributions_there_is_no_bin():
     table = synthetic_table(5)
     assert reliability(table.drop(columns=[c for c in table if "logp" in c])).empty
+
+
+def test_equal_mass_bins_hold_equally_many_and_ties_stay_together():
+    rng = np.random.default_rng(0)
+    confidence, correct = rng.random(300), rng.random(300) < 0.6
+    edges = equal_mass(confidence, 10)
+    assert np.bincount(bin_of(confidence, edges)).tolist() == [30] * 10
+    order = np.argsort(confidence).reshape(10, 30)  # the usual way: sort and cut
+    by_hand = np.mean([abs(confidence[rows].mean() - correct[rows].mean()) for rows in order])
+    assert ece(confidence, correct, edges) == pytest.approx(by_hand)
+    tied = np.array([0.9] * 8 + [0.5, 0.6])
+    assert bin_of(tied, equal_mass(tied, 5)).tolist() == [1] * 8 + [0, 0]
+
+
+def test_equal_width_bins_agree_with_scikit_learn():
+    rng = np.random.default_rng(1)
+    confidence = rng.random(400)
+    correct = (rng.random(400) < confidence**2).astype(float)
+    shares, means = calibration_curve(correct, confidence, n_bins=10, strategy="uniform")
+    counts = np.bincount(bin_of(confidence, 10), minlength=10)
+    assert ece(confidence, correct) == pytest.approx((counts / 400 * np.abs(shares - means)).sum())
+
+
+def test_classwise_ece_equals_a_loop_over_labels_and_its_null_band_holds_a_calibrated_model():
+    rng = np.random.default_rng(2)
+    p = rng.dirichlet([1, 1, 1], 300)
+    label = draw_labels(p, rng)
+    by_hand = np.mean([ece(p[:, k], (label == k).astype(float)) for k in range(3)])
+    assert classwise_ece(p, label) == pytest.approx(by_hand)
+    band = band_of(classwise_null_draws(p, shared_draws(np.arange(300), rng), 10))
+    inside = [band.low <= classwise_ece(p, draw_labels(p, rng)) <= band.high for _ in range(300)]
+    assert 0.9 <= np.mean(inside) <= 0.99
+    assert classwise_ece(p, (label + 1) % 3) > band.high
+
+
+def pairs_by_loop(confidence, correct, case, n_bins):
+    """Mean product of residuals over pairs of rows of different cases in one bin, weighted by the rows of the bin."""
+    total, rows = 0.0, 0
+    for b in range(n_bins):
+        inside = np.flatnonzero((confidence > b / n_bins) & (confidence <= (b + 1) / n_bins))
+        products = [
+            (correct[i] - confidence[i]) * (correct[j] - confidence[j])
+            for i in inside
+            for j in inside
+            if case[i] != case[j]
+        ]
+        if products:
+            total, rows = total + len(inside) * np.mean(products), rows + len(inside)
+    return total / rows
+
+
+@pytest.mark.parametrize("copies", [1, 3])
+def test_debiased_ece_equals_a_loop_over_pairs_of_different_cases(copies):
+    rng = np.random.default_rng(3)
+    case = np.repeat(np.arange(30), copies)
+    confidence = rng.uniform(0.3, 1, 30 * copies)
+    correct = (rng.random(30)[case] < confidence).astype(float)
+    found = debiased_ece_squared(confidence, correct, case, 5)
+    assert found.value == pytest.approx(pairs_by_loop(confidence, correct, case, 5))
+    if copies == 1:  # the formula as it is printed: sum_b (S^2 - Q) / (N (n - 1))
+        gap, b = correct - confidence, bin_of(confidence, 5)
+        n, s, q = np.bincount(b), np.bincount(b, gap), np.bincount(b, gap**2)
+        assert found.value == pytest.approx(((s**2 - q)[n > 1] / (n[n > 1] - 1)).sum() / n[n > 1].sum())
+
+
+def test_the_jackknife_behind_its_interval_equals_leaving_cases_out_one_by_one():
+    rng = np.random.default_rng(4)
+    case = np.repeat(np.arange(25), 2)
+    confidence, correct = rng.uniform(0.3, 1, 50), (rng.random(50) < 0.7).astype(float)
+    found = debiased_ece_squared(confidence, correct, case, 4)
+    left = []
+    for name in range(25):
+        kept = case != name
+        left.append(debiased_ece_squared(confidence[kept], correct[kept], case[kept], 4).value)
+    assert (found.low, found.high) == pytest.approx(jackknife_interval(found.value, np.array(left)))
+
+
+def test_debiased_ece_without_two_cases_in_a_bin_is_undefined():
+    assert debiased_ece_squared(np.array([0.15, 0.95]), np.array([1.0, 1]), np.arange(2)).value is None
+    same = debiased_ece_squared(np.array([0.95, 0.95]), np.array([1.0, 1]), np.array(["a", "a"]))
+    assert same.note == "undefined: no bin holds two cases"
+
+
+def test_calibration_of_the_stated_answer_is_that_of_its_latent_probability():
+    table = synthetic_table(60, unparsed=0.2)
+    rows = metrics(table).set_index(["metric", "persona", "stratum"]).sort_index()
+    arm = table[(table["persona"] == "ed_nurse") & table["y_gen"].notna()]
+    p = np.exp(arm[["logp_A", "logp_B", "logp_C"]].to_numpy())
+    p /= p.sum(1, keepdims=True)
+    confidence = p[np.arange(len(arm)), ["ABC".index(letter) for letter in arm["y_gen"]]]
+    correct = (arm["y_gen"] == arm["target"]).to_numpy(dtype=float)
+    found = rows.xs(("ed_nurse", "all"), level=(1, 2))
+    assert found.loc["stated_overconfidence", "value"] == pytest.approx((confidence - correct).mean())
+    assert found.loc["stated_brier", "value"] == pytest.approx(((confidence - correct) ** 2).mean())
+    assert found.loc["stated_ece", "value"] == pytest.approx(ece(confidence, correct))
+    assert found.loc["stated_ece", "null_low"] < found.loc["stated_ece", "null_high"]
+    stated = reliability(table).query("labels == 'stated' and persona == 'ed_nurse' and stratum == 'all'")
+    assert stated["count"].sum() == len(arm)
+
+
+def test_smooth_ece_is_small_for_a_calibrated_model_and_near_the_gap_for_an_overconfident_one():
+    pytest.importorskip("relplot")
+    rng = np.random.default_rng(5)
+    confidence = rng.uniform(0.5, 1, 2000)
+    assert smooth_ece(confidence, (rng.random(2000) < confidence).astype(float)) < 0.05
+    assert smooth_ece(confidence, (rng.random(2000) < confidence - 0.2).astype(float)) == pytest.approx(0.2, abs=0.04)

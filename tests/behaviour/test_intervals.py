@@ -93,7 +93,7 @@ def test_nothing_to_count_is_undefined_and_one_case_has_no_interval():
     nan = np.full(4, np.nan)
     assert proportion(nan, np.arange(4)).value is None
     assert mean(nan, np.arange(4)).value is None
-    assert paired_difference(nan, nan, np.arange(4), True)[0].value is None
+    assert paired_difference(nan, nan, np.arange(4), True).estimate.value is None
     one = mean(np.array([0.5]), np.array(["a"]))
     assert one.value == 0.5
     assert one.low is None
@@ -107,7 +107,8 @@ def test_an_infinite_score_makes_the_mean_undefined_and_is_counted():
 
 def test_a_binary_difference_counts_pairs_and_skips_those_with_a_gap():
     ours, theirs = np.array([1, 1, 0, 1, np.nan]), np.array([0, 1, 1, 0, 1.0])
-    estimate, test = paired_difference(ours, theirs, np.arange(5), True)
+    found = paired_difference(ours, theirs, np.arange(5), True)
+    estimate, test = found.estimate, found.test
     assert (estimate.value, estimate.n) == (0.25, 4)
     assert (estimate.counts["b"], estimate.counts["c"]) == (2, 1)
     assert test == "McNemar, exact"

@@ -1,5 +1,7 @@
 """Metrics against scikit-learn, hand counts and a planted effect."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -129,7 +131,7 @@ def test_a_persona_that_answers_nothing_is_wrong_but_not_inconsistent():
     assert of(table, "accuracy")["value"] == 0
     assert of(table, "parse_rate")["value"] == 0
     assert of(table, "consistency_strict")["value"] == 0
-    for metric in ("consistency", "risk_sensitivity", "risk_log_ratio", "expected_urgency_stated"):
+    for metric in ("consistency", "kappa", "risk_sensitivity", "risk_log_ratio"):
         assert np.isnan(of(table, metric)["value"])
 
 
@@ -140,11 +142,16 @@ def test_refusing_the_near_ties_raises_plain_consistency_but_not_the_strict_one(
     assert of(refuses, "consistency_strict")["value"] == of(agrees, "consistency_strict")["value"]
 
 
-def test_a_table_without_answers_leaves_stated_metrics_undefined():
+def test_metrics_whose_columns_are_missing_are_absent_and_each_lack_is_said_in_one_sentence():
     table = triage("ABC", "ABC").drop(columns="y_gen")
-    for metric in ("accuracy", "consistency_strict", "risk_propensity", "parse_rate"):
-        assert np.isnan(of(table, metric)["value"])
-    assert of(table, "accuracy_latent")["value"] == 1
+    measured = metrics(table)
+    assert set(measured["metric"]) == {"accuracy_latent", "risk_propensity_latent", "risk_sensitivity_latent"}
+    said = measured.attrs["absent"]
+    assert len(said) == len(set(said)) == 7
+    assert any(re.match(r"accuracy, .* and \d+ more need the column y_gen, which", sentence) for sentence in said)
+    assert any(sentence.startswith("entropy needs the column entropy") for sentence in said)
+    whole = synthetic_table(3).assign(entropy=1.0, letter_first=False)
+    assert metrics(whole).attrs["absent"] == []
 
 
 def test_one_case_is_a_pool_without_strata_and_its_interval_is_wide():

@@ -1,127 +1,154 @@
-"""Every persona against a base persona, paired by case. Knows outcomes, intervals and tests; knows no figure."""
+"""Every persona against a base, paired by case. Knows tables, pairs and contrasts; knows no figure."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float, Int
 
-from probe.behaviour import scores
-from probe.behaviour.calibration import ece_difference
-from probe.behaviour.intervals import NOTHING, agresti_min, mean
-from probe.behaviour.metrics import Settings
-from probe.behaviour.outcomes import Need, Outcomes, planned_outcomes, read_outcomes
-from probe.behaviour.pairing import SHARED, pair_rows
-from probe.behaviour.scores import Score
-from probe.behaviour.significance import holm, mcnemar, mcnemar_clustered, paired_t
+from probe.behaviour.columns import nearest_name
+from probe.behaviour.contrasts import CONTRASTS, FAMILY, Contrast, Difference, bounds, paired_difference
+from probe.behaviour.controls import CONTROLS, control_personas
+from probe.behaviour.families import CONFIRMATORY, EXPLORATORY, Confirm, adjusted, one_sided, read_confirm, with_signs
+from probe.behaviour.intervals import mean
+from probe.behaviour.measures import Settings, split_by_columns
+from probe.behaviour.outcomes import Outcomes, planned_outcomes, read_outcomes
+from probe.behaviour.pairing import SHARED, pair_keys, pair_rows
+from probe.behaviour.reliability import debiased_difference, ece_difference
 from probe.values import ALL, Estimate, ProbeError
-
-
-@dataclass(frozen=True)
-class Contrast:
-    """A score whose paired difference is estimated; ``binary`` scores are 0 or 1. ``note`` says what to beware of."""
-
-    name: str
-    score: Score
-    binary: bool
-    note: str = ""
-    need: Need = "nothing"
-
-
-CONTRASTS: tuple[Contrast, ...] = (
-    Contrast("accuracy", scores.accuracy, True),
-    Contrast("accuracy_latent", scores.accuracy_latent, True),
-    Contrast("consistency_strict", scores.consistency_strict, True),
-    Contrast("consistency_both", scores.consistency, True, "only cases with a parsed answer in both arms; descriptive"),
-    Contrast("overconfidence", scores.overconfidence, False),
-    Contrast("brier", scores.brier, False),
-    Contrast("log_loss", scores.log_loss, False),
-    Contrast("risk_propensity", scores.high_risk, True, need="high-risk option"),
-    Contrast("expected_urgency_latent", scores.expected_urgency_latent, False, need="rank of the options"),
-    Contrast(
-        "expected_urgency_stated",
-        scores.expected_urgency_stated,
-        False,
-        "only cases with an answer site in both arms; descriptive",
-        need="rank of the options",
-    ),
-)
-"""Differences that are estimated; that of the ECE stands beside them."""
-
-FAMILY: tuple[str, ...] = (
-    *("accuracy", "accuracy_latent", "consistency_strict", "overconfidence", "brier"),
-    *("risk_propensity", "expected_urgency_latent"),
-)
-"""The metrics that are tested. ECE and scores over cells that a persona can select are described, never tested."""
 
 COLUMNS = (
     *("metric", "persona", "base", "stratum", "difference", "low", "high", "n", "b", "c"),
-    *("p", "p_holm", "test", "method", "planned", "signs_differ", "note"),
+    *("p", "p_holm", "p_bh", "family", "test", "method", "planned", "signs_differ"),
+    *("detectable", "worst", "best", "note"),
 )
 
 
 def compare(
     table: pd.DataFrame,
-    base: str = "none",
+    base: str | Sequence[str] = "none",
     *,
     family: Sequence[str] = FAMILY,
+    confirm: Iterable[Confirm | Mapping[str, str]] = (),
+    controls: Sequence[str] | None = None,
     options: Sequence[str] | None = None,
     high_risk: str | None = None,
     settings: Settings | None = None,
     rng: np.random.Generator | None = None,
 ) -> pd.DataFrame:
-    """Difference of every persona from the base persona, paired, pooled and per stratum, in the metric's own units.
+    """Difference of every persona from the base, paired, pooled and per stratum, in the metric's own units.
 
-    Rows pair by case and by the parts of the condition that both arms share (see :mod:`probe.behaviour.pairing`);
-    several wordings of a persona all pair with the base row of their key. ``n`` counts pairs, ``b`` those
-    that are 1 under the persona only, ``c`` under the base only. Intervals (95 %): Agresti-Min for proportions with
-    one pair per case, else t over per-case differences; ECE: a descriptive bootstrap band. ``p`` is given for the
-    metrics of ``family`` and ``p_holm`` adjusts all of them at once. ``planned`` is the planned difference on the same
-    pairs. ``signs_differ`` marks a persona and metric whose strata and pool disagree (:func:`signs_differ`). ``rng``
-    drives the bootstrap; by default a generator seeded with 0.
+    ``base`` is a persona, or ``controls``, the mean of the neutral control wordings (see
+    :func:`probe.behaviour.controls.control_personas`), or several of both: every persona then has a row per base. Rows
+    pair by case and by the parts of the condition that both arms share (see :mod:`probe.behaviour.pairing`); a base
+    with several rows of one key, wordings say, is averaged over them, and every row of a persona pairs with that mean.
+    ``n`` counts pairs, ``b`` those that are 1 under the persona only, ``c`` under the base only (blank where the base
+    is a mean). Intervals (95 %): Agresti-Min for proportions with one pair per case, else t over per-case differences;
+    ECE: a descriptive bootstrap band; debiased ECE^2: jackknife over cases.
+
+    ``p`` is given for the metrics of ``family`` and for the contrasts of ``confirm``, those decided beforehand, which
+    are a family of their own; ``p_holm`` and ``p_bh`` are adjusted within each family. ``planned`` is the planned
+    difference on the same pairs. ``signs_differ`` marks a persona, base and metric whose strata and pool disagree.
+    ``detectable`` is the difference that this n had a power of .8 to show. ``worst`` and ``best`` are the ends of the
+    difference if unparsed answers could be anything, in either arm. ``rng`` drives the bootstrap; by default a
+    generator seeded with 0.
 
     Raises:
-        ProbeError: no row has the base persona, ``family`` names an unknown metric, or the table breaks a rule of
-            :func:`read_outcomes`.
+        ProbeError: a base is not in the table, ``family`` or ``confirm`` names something unknown, or the table breaks a
+            rule of :func:`read_outcomes`.
     """
     settings, rng = settings or Settings(), rng or np.random.default_rng(0)
-    unknown = set(family) - {contrast.name for contrast in CONTRASTS}
-    if unknown:
-        raise ProbeError(
-            f"the family may hold only contrasts with a test, found {sorted(unknown)}; choose from {FAMILY}"
-        )
     outcomes = read_outcomes(table, options=options, high_risk=high_risk)
-    if base not in outcomes.personas:
-        raise ProbeError(f"the base persona must be in the table, found no {base!r} among {list(outcomes.personas)}")
-    plan, cells = planned_outcomes(table, outcomes), _cells(table, outcomes)
+    neutral = control_personas(table, controls)
+    bases = _bases(base, outcomes, neutral)
+    present, absent = split_by_columns(CONTRASTS, outcomes)
+    planned_tests = _tests(outcomes, family, confirm, bases)
+    study = _Study(outcomes, planned_outcomes(table, outcomes), _cells(table, outcomes), present, settings, rng)
     rows: list[dict[str, object]] = []
-    for persona in outcomes.personas:
-        if persona == base:
-            continue
-        pairs = _paired_arms(cells, persona, base)
-        for stratum in outcomes.strata:
-            ours, theirs, unpaired = _within(pairs, cells, stratum)
-            for row in _contrasts(outcomes, plan, (ours, theirs), family):
-                rows.append(_labelled(row, persona, base, stratum, unpaired))
-            measured = ece_difference(outcomes.take(ours), outcomes.take(theirs), settings.n_bins, rng)
-            planned = ece_difference(plan.take(ours), plan.take(theirs), settings.n_bins, rng, 2) if plan else None
-            row = _columns("ece", measured, planned.value if planned else None)
-            rows.append(_labelled(row, persona, base, stratum, unpaired))
-    result = pd.DataFrame(rows, columns=list(COLUMNS))
-    order = [*(contrast.name for contrast in CONTRASTS), "ece"]
+    for name, members in bases.items():
+        for persona in outcomes.personas:
+            if persona not in members:
+                found = _rows_of_arm(study, persona, members)
+                rows += [row | {"persona": persona, "base": name} for row in found]
+    result = _tested(pd.DataFrame(rows, columns=list(COLUMNS)), *planned_tests)
+    order = [*(contrast.name for contrast in CONTRASTS), "ece", "ece_debiased_sq"]
     result = result.sort_values("metric", key=lambda names: names.map(order.index), kind="stable", ignore_index=True)
-    return _mark_signs(_adjust(result))
+    result = with_signs(adjusted(result))[list(COLUMNS)]
+    result.attrs = {"absent": list(absent), "controls": list(neutral)}
+    return result
+
+
+@dataclass(frozen=True, eq=False)
+class _Study:
+    """What every arm is compared with: outcomes and plan by row, what pairing reads, contrasts and settings."""
+
+    outcomes: Outcomes
+    plan: Outcomes | None
+    cells: pd.DataFrame
+    contrasts: tuple[Contrast, ...]
+    settings: Settings
+    rng: np.random.Generator
 
 
 @dataclass(frozen=True, eq=False)
 class _Pairs:
-    """Row numbers of the pairs of two arms, and of the rows of either that found no partner."""
+    """Rows of an arm with the key that they share with rows of the base; ``single``: every key has one base row."""
 
-    ours: np.ndarray
-    theirs: np.ndarray
-    unpaired: np.ndarray
+    ours: Int[np.ndarray, " pair"]
+    key: Int[np.ndarray, " pair"]
+    theirs: Int[np.ndarray, " base_row"]
+    their_key: Int[np.ndarray, " base_row"]
+    single: bool
+    unpaired: int
+
+    def differences(
+        self, score: Float[np.ndarray, " row"], their_score: Float[np.ndarray, " row"] | None = None
+    ) -> tuple[Float[np.ndarray, " pair"], Float[np.ndarray, " pair"]]:
+        """The score of each of our rows and the mean score of the base rows of its key, NaN where none has one."""
+        theirs = (score if their_score is None else their_score)[self.theirs]
+        known = ~np.isnan(theirs)
+        size = int(self.their_key.max(initial=-1)) + 1
+        total = np.bincount(self.their_key[known], weights=theirs[known], minlength=size)
+        count = np.bincount(self.their_key[known], minlength=size)
+        base = np.where(count > 0, total / np.maximum(count, 1), np.nan)
+        return score[self.ours], base[self.key]
+
+
+def _bases(base: str | Sequence[str], outcomes: Outcomes, neutral: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    """The personas behind each base, by its name."""
+    found: dict[str, tuple[str, ...]] = {}
+    for name in dict.fromkeys([base] if isinstance(base, str) else base):
+        if name in outcomes.personas:
+            found[name] = (name,)
+        elif name == CONTROLS and neutral:
+            found[name] = neutral
+        elif name == CONTROLS:
+            raise ProbeError(
+                "the base controls is the mean of the neutral control wordings, and the table has none; "
+                "give their persona the role control, or pass controls="
+            )
+        else:
+            raise ProbeError(
+                f"the base persona must be in the table, found no {name!r}. "
+                f"{nearest_name(name, outcomes.personas, 'persona')}"
+            )
+    return found
+
+
+def _tests(
+    outcomes: Outcomes,
+    family: Sequence[str],
+    confirm: Iterable[Confirm | Mapping[str, str]],
+    bases: Mapping[str, tuple[str, ...]],
+) -> tuple[frozenset[str], list[Confirm]]:
+    metrics = [contrast.name for contrast in CONTRASTS]
+    if unknown := sorted(set(family) - set(metrics)):
+        raise ProbeError(f"the family may hold only contrasts with a test, found {unknown}; choose from {FAMILY}")
+    known = {"persona": outcomes.personas, "metric": metrics, "base": tuple(bases), "stratum": outcomes.strata}
+    return frozenset(family), read_confirm(confirm, known, next(iter(bases)))
 
 
 def _cells(table: pd.DataFrame, outcomes: Outcomes) -> pd.DataFrame:
@@ -131,99 +158,101 @@ def _cells(table: pd.DataFrame, outcomes: Outcomes) -> pd.DataFrame:
     return cells.assign(**{part: table[part].to_numpy() for part in (*SHARED, "wording") if part in table})
 
 
-def _paired_arms(cells: pd.DataFrame, persona: str, base: str) -> _Pairs:
-    arms = [np.flatnonzero(cells["persona"] == name) for name in (persona, base)]
-    left, right = pair_rows(*(cells.iloc[arm] for arm in arms))
-    ours, theirs = arms[0][left], arms[1][right]
-    return _Pairs(ours, theirs, np.setdiff1d(np.concatenate(arms), np.concatenate([ours, theirs])))
-
-
-def _within(pairs: _Pairs, cells: pd.DataFrame, stratum: str) -> tuple[np.ndarray, np.ndarray, int]:
-    """The pairs of one stratum, or all, and how many of its rows found no partner."""
-    inside = np.full(len(cells), True) if stratum == ALL else (cells["stratum"] == stratum).to_numpy()
-    kept = inside[pairs.ours]  # a case has one stratum, so both sides of a pair lie inside or neither
-    return pairs.ours[kept], pairs.theirs[kept], int(inside[pairs.unpaired].sum())
-
-
-def _contrasts(
-    outcomes: Outcomes, plan: Outcomes | None, pairs: tuple[np.ndarray, np.ndarray], family: Sequence[str]
-) -> list[dict[str, object]]:
-    ours, theirs = pairs
+def _rows_of_arm(study: _Study, persona: str, base: tuple[str, ...]) -> list[dict[str, object]]:
+    """Every contrast of one persona with one base, pooled and per stratum."""
+    arms = [np.flatnonzero(study.cells["persona"] == persona), np.flatnonzero(study.cells["persona"].isin(base))]
+    keys = pair_keys(*(study.cells.iloc[arm] for arm in arms))
     rows = []
-    for contrast in CONTRASTS:
-        score = contrast.score(outcomes)
-        estimate, test = paired_difference(score[ours], score[theirs], outcomes.case[ours], contrast.binary)
-        planned = None
-        if plan is not None:
-            should = contrast.score(plan)
-            planned = mean(should[ours] - should[theirs], outcomes.case[ours]).value
-        tested = contrast.name in family
-        if lacking := outcomes.lacks(contrast.need):
-            estimate, test, planned = Estimate(None, note=lacking), "", None
-        row = _columns(contrast.name, estimate, planned)
-        row |= {"p": estimate.p if tested else None, "test": test if tested else ""}
-        rows.append(row | {"note": "; ".join(filter(None, (estimate.note, contrast.note)))})
+    for stratum in study.outcomes.strata:
+        kept, lost = [], 0
+        for arm, key in zip(arms, keys, strict=True):
+            inside = np.full(len(arm), True) if stratum == ALL else (study.outcomes.stratum[arm] == stratum)
+            kept.append((arm[inside & (key >= 0)], key[inside & (key >= 0)]))
+            lost += int((inside & (key < 0)).sum())
+        single = len(np.unique(kept[1][1])) == len(kept[1][1])
+        pairs = _Pairs(*kept[0], *kept[1], single, lost)
+        told = f"{lost} rows without a partner" if lost else ""
+        for row in [*(_contrast_row(study, contrast, pairs) for contrast in study.contrasts), *_ece_rows(study, pairs)]:
+            rows.append(row | {"stratum": stratum, "note": "; ".join(filter(None, (str(row["note"]), told)))})
     return rows
 
 
-def paired_difference(ours: np.ndarray, theirs: np.ndarray, case: np.ndarray, binary: bool) -> tuple[Estimate, str]:
-    """Mean of ours - theirs over pairs where neither is NaN, with its interval, p-value and the name of the test."""
-    kept = ~np.isnan(ours) & ~np.isnan(theirs)
-    difference, case = (ours - theirs)[kept], case[kept]
-    if len(difference) == 0:
-        return Estimate(None, note=NOTHING), ""
-    estimate = mean(difference, case)
-    if estimate.value is None:
-        return estimate, ""
-    _, member = np.unique(case, return_inverse=True)
-    per_case = np.bincount(member, weights=difference)
-    one_each = len(per_case) == len(difference)
-    n, value, counts = len(difference), estimate.value, dict(estimate.counts)
-    if not binary:
-        p, test = paired_t(per_case / np.bincount(member))
-        return Estimate(value, estimate.low, estimate.high, n, counts, estimate.method, estimate.note, p), test
-    b, c = int((difference > 0).sum()), int((difference < 0).sum())
-    counts |= {"b": float(b), "c": float(c)}
-    if not one_each:
-        p, test = mcnemar_clustered(per_case)
-        return Estimate(value, estimate.low, estimate.high, n, counts, estimate.method, estimate.note, p), test
-    low, high = agresti_min(b, c, n)
-    p, test = mcnemar(b, c)
-    return Estimate(value, low, high, n, counts, "Agresti-Min", p=p), test
+def _contrast_row(study: _Study, contrast: Contrast, pairs: _Pairs) -> dict[str, object]:
+    if lacking := study.outcomes.lacks(contrast.need):
+        return _columns(contrast, Difference(Estimate(None, note=lacking)))
+    case, score = study.outcomes.case[pairs.ours], contrast.score(study.outcomes)
+    found = paired_difference(*pairs.differences(score), case, contrast.binary and pairs.single)
+    row = _columns(contrast, found)
+    if study.plan is not None and contrast.planned:
+        ours, theirs = pairs.differences(contrast.score(study.plan))
+        row["planned"] = mean(ours - theirs, case).value
+    if contrast.strict:
+        low, high = bounds(study.outcomes, contrast)
+        for end, mine, other in (("worst", low, high), ("best", high, low)):
+            ours, theirs = pairs.differences(mine, other)
+            row[end] = mean(ours - theirs, case).value
+    return row
 
 
-def _columns(metric: str, estimate: Estimate, planned: float | None) -> dict[str, object]:
-    row: dict[str, object] = {"metric": metric, "difference": estimate.value, "low": estimate.low}
+def _ece_rows(study: _Study, pairs: _Pairs) -> list[dict[str, object]]:
+    """The differences of the ECE and of the debiased ECE^2; of several base rows per key all are pooled."""
+    if "logp_<label>" not in study.outcomes.told:
+        return []
+    arms = pair_rows_of(pairs)
+    ours, base = (study.outcomes.take(rows) for rows in arms)
+    n_bins = study.settings.n_bins
+    found = {
+        "ece": ece_difference(ours, base, n_bins, study.rng),
+        "ece_debiased_sq": debiased_difference(ours, base, n_bins),
+    }
+    planned: dict[str, float | None] = {}
+    if study.plan is not None:
+        ours, base = (study.plan.take(rows) for rows in arms)
+        planned["ece"] = ece_difference(ours, base, n_bins, study.rng, 2).value
+        planned["ece_debiased_sq"] = debiased_difference(ours, base, n_bins).value
+    rows: list[dict[str, object]] = []
+    for metric, estimate in found.items():
+        row: dict[str, object] = {"metric": metric, "difference": estimate.value, "low": estimate.low}
+        row |= {"high": estimate.high, "n": len(pairs.ours), "method": estimate.method, "note": estimate.note}
+        rows.append(row | {"planned": planned.get(metric)})
+    return rows
+
+
+def pair_rows_of(pairs: _Pairs) -> tuple[Int[np.ndarray, " pair"], Int[np.ndarray, " pair"]]:
+    """Each of our rows beside each base row of its key."""
+    if pairs.single:
+        row_of = np.zeros(int(pairs.their_key.max(initial=-1)) + 1, dtype=int)
+        row_of[pairs.their_key] = pairs.theirs
+        return pairs.ours, row_of[pairs.key]
+    left, right = (pd.DataFrame({"case": key}) for key in (pairs.key, pairs.their_key))
+    ours, theirs = pair_rows(left, right)
+    return pairs.ours[ours], pairs.theirs[theirs]
+
+
+def _columns(contrast: Contrast, found: Difference) -> dict[str, object]:
+    estimate = found.estimate
+    row: dict[str, object] = {"metric": contrast.name, "difference": estimate.value, "low": estimate.low}
     row |= {"high": estimate.high, "n": estimate.n, "b": estimate.counts.get("b"), "c": estimate.counts.get("c")}
-    return row | {"p": None, "test": "", "method": estimate.method, "planned": planned, "note": estimate.note}
+    row |= {"p": estimate.p, "test": found.test, "method": estimate.method, "detectable": found.detectable}
+    return row | {"note": "; ".join(filter(None, (estimate.note, contrast.note)))}
 
 
-def _labelled(row: dict[str, object], persona: str, base: str, stratum: str, unpaired: int) -> dict[str, object]:
-    note = "; ".join(filter(None, (str(row["note"]), f"{unpaired} rows without a partner" if unpaired else "")))
-    return row | {"persona": persona, "base": base, "stratum": stratum, "note": note}
-
-
-def _adjust(result: pd.DataFrame) -> pd.DataFrame:
-    numbers = ["difference", "low", "high", "b", "c", "p", "planned"]
+def _tested(result: pd.DataFrame, family: frozenset[str], confirm: Sequence[Confirm]) -> pd.DataFrame:
+    """Which rows are tests, of which family; the others lose their p."""
+    numbers = ["difference", "low", "high", "b", "c", "p", "planned", "detectable", "worst", "best"]
     result[numbers] = result[numbers].astype(float)
-    result["p_holm"] = np.nan
-    tested = result["p"].notna()
-    result.loc[tested, "p_holm"] = holm(result.loc[tested, "p"].tolist())
+    wanted = {contrast.key: contrast for contrast in confirm}
+    keys = list(zip(*(result[name] for name in ("metric", "persona", "base", "stratum")), strict=True))
+    decided = np.array([key in wanted for key in keys], dtype=bool)
+    explored = result["metric"].isin(family).to_numpy() & ~decided
+    tested = (decided | explored) & result["p"].notna().to_numpy()
+    p, tests = result["p"].to_numpy(copy=True), result["test"].fillna("").tolist()
+    for row in np.flatnonzero(decided & tested):
+        direction = wanted[keys[row]].direction
+        if direction != "either":
+            p[row] = one_sided(p[row], result["difference"].to_numpy()[row], direction)
+            tests[row] += f", one-sided: {direction}"
+    result["family"] = np.where(tested, np.where(decided, CONFIRMATORY, EXPLORATORY), "")
+    result["p"], result["test"] = np.where(tested, p, np.nan), np.where(tested, tests, "")
+    result["method"] = result["method"].fillna("")
     return result
-
-
-def signs_differ(part: pd.DataFrame) -> bool:
-    """Does the pool hide what the strata show, in the rows of one persona and metric?
-
-    Yes where a stratum's interval excludes 0 and another one lies wholly on the other side of 0, or the pooled
-    difference does. Two estimates that merely straddle 0 are no disagreement.
-    """
-    up, down = bool((part["low"] > 0).any()), bool((part["high"] < 0).any())
-    pool = part.loc[part["stratum"] == ALL, "difference"]
-    return (up and (down or bool((pool < 0).any()))) or (down and bool((pool > 0).any()))
-
-
-def _mark_signs(result: pd.DataFrame) -> pd.DataFrame:
-    marks = {key: signs_differ(part) for key, part in result.groupby(["metric", "persona"], sort=False)}
-    keys = zip(result["metric"], result["persona"], strict=True)
-    return result.assign(signs_differ=np.array([marks[key] for key in keys], dtype=bool))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float, Int
 from scipy import stats
+from scipy.special import stdtrit
 
 from probe.values import Estimate
 
@@ -20,7 +21,8 @@ def wilson(successes: float, n: float) -> tuple[float, float]:
     p = successes / n
     centre = (p + Z**2 / (2 * n)) / (1 + Z**2 / n)
     half = Z / (1 + Z**2 / n) * np.sqrt(p * (1 - p) / n + Z**2 / (4 * n**2))
-    return max(0.0, float(centre - half)), min(1.0, float(centre + half))
+    low = 0.0 if successes == 0 else max(0.0, float(centre - half))
+    return low, 1.0 if successes == n else min(1.0, float(centre + half))
 
 
 def proportion(score: Float[np.ndarray, " row"], case: np.ndarray) -> Estimate:
@@ -43,6 +45,7 @@ def proportion(score: Float[np.ndarray, " row"], case: np.ndarray) -> Estimate:
     variance = _clustered_variance(x, member, n_cases)
     effective = float(n_cases) if variance == 0 or n_cases < 2 else min(float(n), p * (1 - p) / variance)
     low, high = wilson(p * effective, effective)
+    counts["effective"] = effective
     return Estimate(p, low, high, n, counts, f"Wilson at the effective n of {effective:.0f} (rows cluster by case)")
 
 
@@ -59,7 +62,7 @@ def mean(score: Float[np.ndarray, " row"], case: np.ndarray) -> Estimate:
     value = float(x.mean())
     if n_cases < 2:
         return Estimate(value, n=len(x), counts=counts, note=ONE_CASE)
-    half = float(stats.t.ppf(0.975, n_cases - 1)) * float(np.sqrt(_clustered_variance(x, member, n_cases)))
+    half = float(stdtrit(n_cases - 1, 0.975)) * float(np.sqrt(_clustered_variance(x, member, n_cases)))
     return Estimate(value, value - half, value + half, len(x), counts, "t, SE clustered by case")
 
 

@@ -2,95 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
 
-from probe.behaviour import risk, scores
-from probe.behaviour.calibration import band_of, calibration_error, joint_limits, null_draws, usable
-from probe.behaviour.intervals import mean, proportion
-from probe.behaviour.outcomes import Need, Outcomes, planned_outcomes, read_outcomes
-from probe.behaviour.scores import Score
-from probe.values import ALL, Estimate, ProbeError
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What the paper leaves open: bins of the ECE and the cut between over- and under-triage."""
-
-    n_bins: int = 10
-    cut: risk.Cut = risk.high_vs_rest
-
-    def __post_init__(self) -> None:
-        if self.n_bins < 1:
-            raise ProbeError(f"an ECE needs at least one bin, found n_bins={self.n_bins}")
-
-
-Measure: TypeAlias = Callable[[Outcomes, Settings], Estimate]
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A named measure of one arm; ``planned`` where the organism's plan says what it should be.
-
-    ``need`` is what it must know of the options; ``errors`` marks one whose need is that of the cut.
-    """
-
-    name: str
-    measure: Measure
-    planned: bool = True
-    need: Need = "nothing"
-    errors: bool = False
-
-    def needs(self, settings: Settings) -> Need:
-        """What this metric must know of the options under these settings."""
-        return risk.need_of(settings.cut) if self.errors else self.need
-
-
-def _share(score: Score) -> Measure:
-    return lambda outcomes, _: proportion(score(outcomes), outcomes.case)
-
-
-def _mean(score: Score) -> Measure:
-    return lambda outcomes, _: mean(score(outcomes), outcomes.case)
-
-
-def _errors(measure: Callable[[Outcomes, risk.Labels, risk.Cut], Estimate], *, latent: bool = False) -> Measure:
-    return lambda outcomes, settings: measure(outcomes, outcomes.latent if latent else outcomes.stated, settings.cut)
-
-
-METRICS: tuple[Metric, ...] = (
-    Metric("accuracy", _share(scores.accuracy)),
-    Metric("accuracy_latent", _share(scores.accuracy_latent)),
-    Metric("consistency", _share(scores.consistency)),
-    Metric("consistency_strict", _share(scores.consistency_strict)),
-    Metric("ece", lambda outcomes, settings: calibration_error(outcomes, settings.n_bins)),
-    Metric("overconfidence", _mean(scores.overconfidence)),
-    Metric("brier", _mean(scores.brier)),
-    Metric("log_loss", _mean(scores.log_loss)),
-    Metric("risk_propensity", _share(scores.high_risk), need="high-risk option"),
-    Metric("risk_propensity_latent", _share(scores.high_risk_latent), need="high-risk option"),
-    Metric("risk_sensitivity", _errors(risk.sensitivity), errors=True),
-    Metric("risk_sensitivity_latent", _errors(risk.sensitivity, latent=True), errors=True),
-    Metric("risk_log_ratio", _errors(risk.log_ratio), errors=True),
-    Metric("over_triage_rate", _errors(risk.over_rate), errors=True),
-    Metric("under_triage_rate", _errors(risk.under_rate), errors=True),
-    Metric("expected_urgency_latent", _mean(scores.expected_urgency_latent), need="rank of the options"),
-    Metric("expected_urgency_stated", _mean(scores.expected_urgency_stated), need="rank of the options"),
-    Metric("parse_rate", _share(scores.parsed), planned=False),
-    Metric("refusal_rate", _share(scores.refused), planned=False),
-    Metric("label_mass", _mean(scores.label_mass), planned=False),
-)
-"""Every metric, in the order of the table. Accuracy and risk propensity of the stated label count an unparsed answer
-as neither right nor high-risk; ``consistency`` is over parsed answers, as in the paper; ``consistency_strict`` counts
-an unparsed answer as a mismatch."""
+from probe.behaviour.calibration import band_of, joint_limits
+from probe.behaviour.measures import SELECTED, Metric, Settings, metrics_of, split_by_columns
+from probe.behaviour.outcomes import Outcomes, planned_outcomes, read_outcomes
+from probe.behaviour.reliability import nulls_of_arm
+from probe.values import ALL, Estimate
 
 COLUMNS = (
     *("metric", "persona", "stratum", "value", "low", "high", "n"),
-    *("null_low", "null_high", "null_max", "planned", "n_planned", "counts", "method", "note"),
+    *("null_low", "null_high", "null_max", "planned", "n_planned", "counts", "method", "note", "descriptive"),
 )
 
 
@@ -104,12 +30,14 @@ def metrics(
 ) -> pd.DataFrame:
     """Every metric for every persona, pooled ("all") and per stratum, with 95 % intervals, n and counts.
 
-    ``value`` is NaN where a metric is undefined; ``note`` then says why and ``counts`` holds what was counted.
-    ``null_low`` and ``null_high`` are the range of the ECE of a perfectly calibrated model with this arm's confidences;
+    ``value`` is NaN where a metric is undefined; ``note`` then says why and ``counts`` holds what was counted. Metrics
+    whose columns the table lacks are absent; ``attrs["absent"]`` has a sentence for each such lack.
+    ``null_low`` and ``null_high`` are the range of an ECE of a perfectly calibrated model with this arm's confidences;
     ``null_max`` is what none of the arms exceeds in 95 % of such studies (strata only, or the pool where it is alone).
     ``planned`` is the same metric of the planned distributions on the same cells (``n_planned`` of them), NaN without
-    a plan. Cells of several conditions are pooled; their intervals are clustered by case. Options and the high-risk
-    label are found as in :func:`read_outcomes`. ``rng`` draws the null bands; by default a generator seeded with 0.
+    a plan. ``descriptive`` marks metrics over cells that a persona can select: no comparison rests on them. Cells of
+    several conditions are pooled; their intervals are clustered by case. Options and the high-risk label are found as
+    in :func:`read_outcomes`. ``rng`` draws the null bands; by default a generator seeded with 0.
 
     Raises:
         ProbeError: the table breaks a rule of :func:`read_outcomes`.
@@ -117,21 +45,24 @@ def metrics(
     settings, rng = settings or Settings(), rng or np.random.default_rng(0)
     outcomes = read_outcomes(table, options=options, high_risk=high_risk)
     plan = planned_outcomes(table, outcomes)
-    nulls, rows = _nulls(outcomes, settings, rng), []
-    for metric in METRICS:
+    present, absent = split_by_columns(metrics_of(outcomes), outcomes)
+    arms = [(persona, stratum) for persona in outcomes.personas for stratum in outcomes.strata]
+    cells = {arm: outcomes.arm(*arm) for arm in arms}
+    plans = {arm: plan.arm(*arm) for arm in arms} if plan else {}
+    nulls = _nulls(cells, settings, rng, alone=outcomes.strata == (ALL,))
+    rows = []
+    for metric in present:
         lacking = outcomes.lacks(metric.needs(settings))
-        for persona in outcomes.personas:
-            for stratum in outcomes.strata:
-                null = nulls.get((persona, stratum), _NO_NULL) if metric.name == "ece" else _NO_NULL
-                if lacking:
-                    rows.append((metric.name, persona, stratum, *_row(Estimate(None, note=lacking), null, None)))
-                    continue
-                estimate = metric.measure(outcomes.arm(persona, stratum), settings)
-                should = metric.measure(plan.arm(persona, stratum), settings) if plan and metric.planned else None
-                rows.append((metric.name, persona, stratum, *_row(estimate, null, should)))
+        for arm in arms:
+            null = nulls.get((metric.name, *arm), _NO_NULL)
+            estimate, should = Estimate(None, note=lacking), None
+            if not lacking:
+                estimate = metric.measure(cells[arm], settings)
+                should = metric.measure(plans[arm], settings) if plan and metric.planned else None
+            rows.append((metric.name, *arm, *_row(metric, estimate, null, should)))
     result = pd.DataFrame(rows, columns=list(COLUMNS))
     high = None if outcomes.high is None else outcomes.options[outcomes.high]
-    result.attrs = {"options": list(outcomes.options), "high_risk": high}
+    result.attrs = {"options": list(outcomes.options), "high_risk": high, "absent": list(absent)}
     return result
 
 
@@ -139,24 +70,29 @@ _Null: TypeAlias = tuple[float, float, float]
 _NO_NULL: _Null = (np.nan, np.nan, np.nan)
 
 
-def _nulls(outcomes: Outcomes, settings: Settings, rng: np.random.Generator) -> dict[tuple[str, str], _Null]:
-    """Ends of the null band and the joint limit of every arm with a label distribution, by persona and stratum."""
-    draws = {}
-    for persona in outcomes.personas:
-        for stratum in outcomes.strata:
-            confidence, _, case = usable(outcomes.arm(persona, stratum))
-            if len(confidence):
-                draws[persona, stratum] = null_draws(confidence, case, settings.n_bins, rng)
-    judged = [arm for arm in draws if arm[1] != ALL or outcomes.strata == (ALL,)]
-    limits = dict(zip(judged, joint_limits([draws[arm] for arm in judged]), strict=True)) if judged else {}
-    bands = {arm: band_of(drawn) for arm, drawn in draws.items()}
-    return {arm: (band.low, band.high, limits.get(arm, np.nan)) for arm, band in bands.items()}
+def _nulls(
+    cells: dict[tuple[str, str], Outcomes], settings: Settings, rng: np.random.Generator, *, alone: bool
+) -> dict[tuple[str, str, str], _Null]:
+    """Ends of the null band and the joint limit of every kind of ECE, by metric, persona and stratum."""
+    draws = {
+        (name, *arm): drawn
+        for arm, outcomes in cells.items()
+        for name, drawn in nulls_of_arm(outcomes, settings.n_bins, rng).items()
+    }
+    limits: dict[tuple[str, str, str], float] = {}
+    for metric in dict.fromkeys(name for name, _, _ in draws):
+        judged = [key for key in draws if key[0] == metric and (alone or key[2] != ALL)]
+        limits |= zip(judged, joint_limits([draws[key] for key in judged]), strict=True) if judged else ()
+    bands = {key: band_of(drawn) for key, drawn in draws.items()}
+    return {key: (band.low, band.high, limits.get(key, np.nan)) for key, band in bands.items()}
 
 
-def _row(estimate: Estimate, null: _Null, planned: Estimate | None) -> tuple[object, ...]:
+def _row(metric: Metric, estimate: Estimate, null: _Null, planned: Estimate | None) -> tuple[object, ...]:
     def number(value: float | None) -> float:
         return np.nan if value is None else value
 
     interval = (number(estimate.value), number(estimate.low), number(estimate.high), estimate.n)
     plan = (number(planned.value), planned.n) if planned else (np.nan, 0)
-    return (*interval, *null, *plan, dict(estimate.counts), estimate.method, estimate.note)
+    note = estimate.note or (SELECTED if metric.descriptive else "")
+    told = (dict(estimate.counts), estimate.method, note, metric.descriptive)
+    return (*interval, *null, *plan, *told)

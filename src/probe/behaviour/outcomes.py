@@ -1,26 +1,35 @@
-"""Outcomes of cells, read from a table. Knows column names and options; knows no store, model or statistic."""
+"""Outcomes of cells, read from a table. Knows which columns mean what; knows no store, model or statistic."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
-from scipy.special import log_softmax
 
+from probe.behaviour.columns import (
+    ABSENT,
+    REMEDY,
+    labels_of,
+    log_softmax_of,
+    numbers_of,
+    sites_of,
+    status_of,
+    text_of,
+)
+from probe.behaviour.pairing import SHARED
 from probe.values import ALL, ProbeError
-from probe.values.cells import STATUSES
 
 Need: TypeAlias = Literal["nothing", "high-risk option", "rank of the options"]
 """What a measure needs to know of the options."""
 
-REMEDY = "pass options= in rising urgency and high_risk= (--options home,clinic,emergency --high-risk emergency)"
-
-ABSENT = "absent"
-"""Status of a row whose answer was not observed (the table has no ``y_gen``, or no plan covers the cell)."""
+Told: TypeAlias = Literal[
+    "y_gen", "y_latent", "logp_<label>", "stated_logp_<label>", "label_mass", "entropy", "letter_first"
+]
+"""A column, or a family of columns, that a table may lack. ``y_latent`` follows from ``logp_<label>``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +41,10 @@ class Outcomes:
 
     ``stated`` and ``latent`` are -1 where there is no such label. ``latent_logp`` is the log-softmax over the labels
     (nats) at the end of the prompt, ``stated_logp`` that at the answer site; rows are NaN where the site is absent.
-    ``mass`` is the full-vocabulary probability on all labels at the end of the prompt, NaN where unknown.
+    ``site_logp`` holds the same for further answer sites, named by ``sites``. ``mass`` is the full-vocabulary
+    probability on all labels at the end of the prompt, ``entropy`` (nats) that of the whole next-token distribution
+    there, ``letter_first`` 1 where a parsed answer began with its letter; all NaN where unknown. ``told`` names what
+    the table has.
     """
 
     options: tuple[str, ...]
@@ -49,6 +61,14 @@ class Outcomes:
     latent_logp: Float[np.ndarray, "row label"]
     stated_logp: Float[np.ndarray, "row label"]
     mass: Float[np.ndarray, " row"]
+    entropy: Float[np.ndarray, " row"]
+    letter_first: Float[np.ndarray, " row"]
+    wording: np.ndarray
+    rotation: np.ndarray
+    seed: np.ndarray
+    sites: tuple[str, ...]
+    site_logp: Float[np.ndarray, "row site label"]
+    told: frozenset[Told]
 
     def __len__(self) -> int:
         return len(self.reference)
@@ -89,7 +109,7 @@ def read_outcomes(
     """Check a table once, at the door, and read its outcomes.
 
     Needed columns: ``case``, ``persona``, ``target`` and one of ``y_gen``, ``y_latent``, ``logp_<label>`` at least.
-    Used where present: ``stratum``, ``condition``, ``status``, ``stated_logp_<label>``, ``label_mass``. ``options`` in
+    Used where present: the others of :data:`probe.behaviour.columns.KNOWN` and further label reads. ``options`` in
     rising urgency come from the argument, else from ``table.attrs["options"]``, else from the ``logp_`` columns in
     their order; else they are the targets, whose order is not known (``ranked``). ``high_risk`` comes from the
     argument, else from the attributes, else it is the last of options whose order is known. Labels and names are
@@ -102,26 +122,34 @@ def read_outcomes(
     """
     _require_columns(table)
     names, ranked = _options(table, options)
-    n = len(table)
+    n, sites = len(table), sites_of(table, names)
     outcomes = Outcomes(
         options=names,
         ranked=ranked,
         high=_high(table, high_risk, names, ranked),
-        persona=_text(table, "persona"),
-        stratum=_text(table, "stratum"),
-        case=_text(table, "case"),
-        condition=_text(table, "condition"),
-        status=_status(table),
-        reference=_labels(table, "target", names),
-        stated=_labels(table, "y_gen", names) if "y_gen" in table else np.full(n, -1),
+        persona=text_of(table, "persona"),
+        stratum=text_of(table, "stratum"),
+        case=text_of(table, "case"),
+        condition=text_of(table, "condition"),
+        status=status_of(table),
+        reference=labels_of(table, "target", names),
+        stated=labels_of(table, "y_gen", names) if "y_gen" in table else np.full(n, -1),
         latent=np.full(n, -1),
-        latent_logp=_log_softmax(table, "logp_", names),
-        stated_logp=_log_softmax(table, "stated_logp_", names),
-        mass=_numbers(table, ["label_mass"])[:, 0] if "label_mass" in table else np.full(n, np.nan),
+        latent_logp=log_softmax_of(table, "logp_", names),
+        stated_logp=log_softmax_of(table, "stated_logp_", names),
+        mass=_number(table, "label_mass"),
+        entropy=_number(table, "entropy"),
+        letter_first=_letter_first(table),
+        wording=text_of(table, "wording"),
+        rotation=text_of(table, "rotation"),
+        seed=text_of(table, "seed"),
+        sites=sites,
+        site_logp=_site_logp(table, sites, names),
+        told=_told(table, names),
     )
-    latent = _labels(table, "y_latent", names) if "y_latent" in table else argmax(outcomes.latent_logp)
+    latent = labels_of(table, "y_latent", names) if "y_latent" in table else argmax(outcomes.latent_logp)
     outcomes = replace(outcomes, latent=latent)
-    _check_rows(outcomes)
+    _check_rows(outcomes, table)
     return outcomes
 
 
@@ -131,8 +159,8 @@ def planned_outcomes(table: pd.DataFrame, outcomes: Outcomes) -> Outcomes | None
     The latent label is the argmax of the planned direct distribution, the stated label that of the planned reasoned
     one; rows that no plan covers are absent. Source: columns ``planned_logp_<label>``, ``planned_stated_logp_<label>``.
     """
-    direct = _log_softmax(table, "planned_logp_", outcomes.options)
-    reasoned = _log_softmax(table, "planned_stated_logp_", outcomes.options)
+    direct = log_softmax_of(table, "planned_logp_", outcomes.options)
+    reasoned = log_softmax_of(table, "planned_stated_logp_", outcomes.options)
     covered = np.isfinite(direct).any(1) & np.isfinite(reasoned).any(1)
     if not covered.any():
         return None
@@ -144,6 +172,7 @@ def planned_outcomes(table: pd.DataFrame, outcomes: Outcomes) -> Outcomes | None
         latent_logp=direct,
         stated_logp=reasoned,
         mass=np.full(len(outcomes), np.nan),
+        told=frozenset({"y_gen", "y_latent", "logp_<label>", "stated_logp_<label>"}),
     )
 
 
@@ -172,7 +201,7 @@ def _options(table: pd.DataFrame, options: Sequence[str] | None) -> tuple[tuple[
     if given is None:
         given = [str(name).removeprefix("logp_") for name in table.columns if str(name).startswith("logp_")]
     ranked = bool(given)
-    names = tuple(map(str, given)) if ranked else tuple(sorted(set(_text(table, "target")) - {""}))
+    names = tuple(map(str, given)) if ranked else tuple(sorted(set(text_of(table, "target")) - {""}))
     if len(names) < 2 or len(set(names)) < len(names):
         raise ProbeError(f"a task needs at least two different options, found {list(names)}; {REMEDY}")
     return names, ranked
@@ -189,119 +218,52 @@ def _high(table: pd.DataFrame, high_risk: str | None, options: tuple[str, ...], 
     return options.index(str(given))
 
 
-def as_text(value: Any) -> str | None:
-    """A name or label as text, None where it is missing; 1 and 1.0 are the same label, as files mix them up."""
-    if isinstance(value, str):
-        return value
-    if pd.api.types.is_scalar(value) and pd.isna(value):
-        return None
-    if isinstance(value, float | np.floating) and float(value).is_integer():
-        return str(int(value))
-    return str(value)
+def _number(table: pd.DataFrame, name: str) -> Float[np.ndarray, " row"]:
+    return numbers_of(table, [name])[:, 0] if name in table else np.full(len(table), np.nan)
 
 
-def _text(table: pd.DataFrame, name: str) -> np.ndarray:
-    if name not in table:
-        return np.full(len(table), "", dtype=object)
-    return np.array([as_text(value) or "" for value in table[name]], dtype=object)
+def _letter_first(table: pd.DataFrame) -> Float[np.ndarray, " row"]:
+    if "letter_first" not in table:
+        return np.full(len(table), np.nan)
+    words = {"true": True, "false": False}  # as a file may have them
+    said = table["letter_first"].map(lambda value: words.get(str(value).strip().lower(), value))
+    stated = table["y_gen"].notna().to_numpy() if "y_gen" in table else np.full(len(table), False)
+    return np.where(stated, _number(table.assign(letter_first=said), "letter_first"), np.nan)
 
 
-def _labels(table: pd.DataFrame, name: str, options: tuple[str, ...]) -> Int[np.ndarray, " row"]:
-    """Option indices of a label column, -1 for a missing one (which ``target`` may not have)."""
-    index = {option: i for i, option in enumerate(options)}
-    codes = np.full(len(table), -1)
-    for row, value in enumerate(table[name]):
-        label = as_text(value)
-        if label is None:
-            if name == "target":
-                raise ProbeError(f"every row needs a target; row {row} ({_where(table, row)}) has none")
-            continue
-        if label not in index:
-            raise ProbeError(
-                f"{name} must be one of the options {list(options)}, found {label!r} in row {row} "
-                f"({_where(table, row)}). {_nearest(label, options)}; mend the row, or {REMEDY}"
-            )
-        codes[row] = index[label]
-    return codes
+def _site_logp(
+    table: pd.DataFrame, sites: tuple[str, ...], options: tuple[str, ...]
+) -> Float[np.ndarray, "row site label"]:
+    if not sites:
+        return np.full((len(table), 0, len(options)), np.nan)
+    return np.stack([log_softmax_of(table, f"{site}_logp_", options) for site in sites], axis=1)
 
 
-def _numbers(table: pd.DataFrame, names: list[str]) -> Float[np.ndarray, "row column"]:
-    """These columns as float64, NaN where a value is missing."""
-    columns = []
-    for name in names:
-        column = table[name].astype(object)
-        number = pd.to_numeric(column, errors="coerce").to_numpy(dtype=float)
-        if (bad := np.isnan(number) & column.notna().to_numpy()).any():
-            row = int(np.flatnonzero(bad)[0])
-            raise ProbeError(
-                f"{name} must hold numbers, found {column.iloc[row]!r} in row {row} ({_where(table, row)}); mend it, "
-                "or leave it empty where there is none"
-            )
-        columns.append(number)
-    return np.stack(columns, axis=1)
+def _told(table: pd.DataFrame, options: tuple[str, ...]) -> frozenset[Told]:
+    told: set[Told] = set()
+    if f"logp_{options[0]}" in table:
+        told |= {"logp_<label>", "y_latent"}
+    if f"stated_logp_{options[0]}" in table:
+        told.add("stated_logp_<label>")
+    plain: tuple[Told, ...] = ("y_gen", "y_latent", "label_mass", "entropy", "letter_first")
+    return frozenset(told | {name for name in plain if name in table})
 
 
-def _status(table: pd.DataFrame) -> np.ndarray:
-    if "y_gen" not in table:
-        return np.full(len(table), ABSENT, dtype=object)
-    stated = np.array([as_text(value) is not None for value in table["y_gen"]])
-    if "status" not in table:
-        return np.where(stated, "parsed", "unparsable").astype(object)
-    status = _text(table, "status")
-    for row, value in enumerate(status):
-        if value not in STATUSES:
-            raise ProbeError(
-                f"status must be one of {', '.join(STATUSES)}; found {value!r} in row {row} ({_where(table, row)})"
-            )
-        if (value == "parsed") != stated[row]:
-            what = "has" if stated[row] else "has no"
-            raise ProbeError(
-                f"y_gen is given exactly where status is parsed; row {row} ({_where(table, row)}) is {value} "
-                f"but {what} y_gen"
-            )
-    return status
-
-
-def _log_softmax(table: pd.DataFrame, prefix: str, options: tuple[str, ...]) -> Float[np.ndarray, "row label"]:
-    """Log-softmax over the labels of the columns with this prefix; all NaN without them or in a row that lacks one."""
-    missing = [prefix + option for option in options if prefix + option not in table]
-    if len(missing) == len(options):
-        return np.full((len(table), len(options)), np.nan)
-    if missing:
-        raise ProbeError(f"columns {prefix}<label> are needed for every option or for none; missing: {missing}")
-    logp = _numbers(table, [prefix + option for option in options])
-    usable = ~np.isnan(logp).any(1) & ~np.isposinf(logp).any(1) & np.isfinite(logp).any(1)
-    if (bad := ~usable & ~np.isnan(logp).any(1)).any():
-        row = int(np.flatnonzero(bad)[0])
-        raise ProbeError(f"{prefix}<label> must be log-probabilities; row {row} ({_where(table, row)}) has {logp[row]}")
-    result = np.full(logp.shape, np.nan)
-    if usable.any():
-        result[usable] = log_softmax(logp[usable], axis=1)
-    return result
-
-
-def _check_rows(outcomes: Outcomes) -> None:
+def _check_rows(outcomes: Outcomes, table: pd.DataFrame) -> None:
     if ALL in outcomes.stratum:
         raise ProbeError(f"no stratum may be called {ALL!r}, the name of all strata together; rename it")
     cells = pd.DataFrame(
         {name: getattr(outcomes, name) for name in ("persona", "case", "condition", "stratum", "reference")}
     )
-    twice = cells.duplicated(["persona", "case", "condition"])
+    # A table may tell the parts of a condition (wording, rotation, seed, ...) instead of naming it.
+    parts = {name: text_of(table, name) for name in ("wording", *SHARED) if name in table}
+    key = ["persona", "case", "condition", *parts]
+    twice = cells.assign(**parts).duplicated(key)
     if twice.any():
         row = int(np.flatnonzero(twice)[0])
-        cell = " / ".join(str(cells[name].iloc[row]) or "-" for name in ("persona", "case", "condition"))
+        cell = " / ".join(str(cells[name].iloc[row]) or "-" for name in key[:3])
         raise ProbeError(f"a cell (persona, case, condition) may stand once; {cell} stands again in row {row}")
     for name, word in (("reference", "target"), ("stratum", "stratum")):
         several = cells.groupby("case", sort=False)[name].nunique()
         if (several > 1).any():
             raise ProbeError(f"a case has one {word}; case {several.index[several > 1][0]!r} has {several.max()}")
-
-
-def _where(table: pd.DataFrame, row: int) -> str:
-    return f"persona {table['persona'].iloc[row]}, case {table['case'].iloc[row]}"
-
-
-def _nearest(label: str, options: tuple[str, ...]) -> str:
-    from probe.study.located import nearest  # late: only a refusal needs it, and a study brings its file readers
-
-    return nearest(label, options, "option")

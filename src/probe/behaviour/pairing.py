@@ -13,12 +13,13 @@ SHARED = ("instruction", "rotation", "placement", "prefix", "seed", "interventio
 def pair_columns(ours: pd.DataFrame, theirs: pd.DataFrame) -> list[str]:
     """The columns in which a row of ``ours`` and a row of the base, ``theirs``, must agree to be a pair.
 
-    The case, and every part of the condition that both arms share, so that no pair crosses rotations, instructions or
-    placements. Where these columns are not told, or do not say all that ``condition`` says, ``condition`` stands for
-    them; a base that has one condition throughout then pairs by case alone.
+    The case, and every part of the condition that both arms share (not the wording), so that no pair crosses rotations,
+    instructions or placements. Where these columns are not told, or do not say all that ``condition`` says,
+    ``condition`` stands for them; a base that has one condition throughout then pairs by case alone.
     """
     told = [name for name in SHARED if name in ours and name in theirs]
-    if told and _say_all(ours, told) and _say_all(theirs, told):
+    worded = "wording" in ours and "wording" in theirs
+    if (told or worded) and _say_all(ours, told) and _say_all(theirs, told):
         return ["case", *told]
     if "condition" in ours and "condition" in theirs and theirs["condition"].nunique(dropna=False) > 1:
         return ["case", "condition"]

@@ -1,11 +1,13 @@
-"""How small a difference a number of cases can show. Knows the paired test; knows no data."""
+"""How small a difference a number of cases can show. Knows paired tests; knows no outcome."""
 
 from __future__ import annotations
 
 from math import sqrt
 
 from scipy.optimize import brentq
-from scipy.stats import norm
+from scipy.stats import norm, t
+
+from probe.values import Estimate
 
 
 def detectable_difference(n: int, *, discordant: float, power: float = 0.8, alpha: float = 0.05) -> float | None:
@@ -24,3 +26,16 @@ def detectable_difference(n: int, *, discordant: float, power: float = 0.8, alph
     if needed(discordant) > n:
         return None
     return float(brentq(lambda difference: needed(difference) - n, 1e-9, discordant))
+
+
+def detectable_mean(found: Estimate, *, power: float = 0.8) -> float | None:
+    """The smallest mean difference that a study with the interval of this one finds with this power, at alpha .05.
+
+    (z_alpha + z_beta) x SE, with the SE behind the 95 % t interval over ``counts["cases"]``; None without an interval,
+    or where nothing varied.
+    """
+    if found.low is None or found.high is None or found.high == found.low:
+        return None
+    half = (found.high - found.low) / 2
+    error = half / t.ppf(0.975, found.counts["cases"] - 1)
+    return float((norm.ppf(0.975) + norm.ppf(power)) * error)

@@ -89,7 +89,7 @@ def sensitivity(outcomes: Outcomes, labels: Labels, cut: Cut) -> Estimate:
     n = int((labels >= 0).sum())
     if n == 0:
         return Estimate(None, note=NOTHING)
-    errors = _errors(outcomes, labels, cut)
+    errors = errors_of(outcomes, labels, cut)
     counts = errors.counts
     one, two = counts["type_1"], counts["type_2"]
     if two == 0:
@@ -109,7 +109,7 @@ def log_ratio(outcomes: Outcomes, labels: Labels, cut: Cut) -> Estimate:
     n = int((labels >= 0).sum())
     if n == 0:
         return Estimate(None, note=NOTHING)
-    errors = _errors(outcomes, labels, cut)
+    errors = errors_of(outcomes, labels, cut)
     counts, design = errors.counts, _design_effect(errors, outcomes.case)
     one, two = counts["type_1"], counts["type_2"]
     value = float(np.log((one + 0.5) / (two + 0.5)))
@@ -122,15 +122,16 @@ def log_ratio(outcomes: Outcomes, labels: Labels, cut: Cut) -> Estimate:
 
 def over_rate(outcomes: Outcomes, labels: Labels, cut: Cut) -> Estimate:
     """Share of type I errors among the answered cases where one was possible."""
-    return proportion(_errors(outcomes, labels, cut).over, outcomes.case)
+    return proportion(errors_of(outcomes, labels, cut).over, outcomes.case)
 
 
 def under_rate(outcomes: Outcomes, labels: Labels, cut: Cut) -> Estimate:
     """Share of type II errors among the answered cases where one was possible."""
-    return proportion(_errors(outcomes, labels, cut).under, outcomes.case)
+    return proportion(errors_of(outcomes, labels, cut).under, outcomes.case)
 
 
-def _errors(outcomes: Outcomes, labels: Labels, cut: Cut) -> Errors:
+def errors_of(outcomes: Outcomes, labels: Labels, cut: Cut) -> Errors:
+    """The errors of these labels under a cut."""
     assert outcomes.high is not None, "a measure that needs the high-risk option is not called without it"
     return cut(labels, outcomes.reference, outcomes.high)
 

@@ -12,10 +12,14 @@ from typing import TypeAlias
 import numpy as np
 from jaxtyping import Float
 
-from probe.behaviour.outcomes import ABSENT, Outcomes
+from probe.behaviour.columns import ABSENT
+from probe.behaviour.outcomes import Outcomes
 
 Scores: TypeAlias = Float[np.ndarray, " row"]
 Score: TypeAlias = Callable[[Outcomes], Scores]
+
+LOW_MASS = 0.5
+"""Below this probability on all labels together a latent label means little."""
 
 
 def accuracy(outcomes: Outcomes) -> Scores:
@@ -38,9 +42,40 @@ def consistency_strict(outcomes: Outcomes) -> Scores:
     return _where((outcomes.status != ABSENT) & (outcomes.latent >= 0), outcomes.stated == outcomes.latent)
 
 
+def consistency_letter_first(outcomes: Outcomes) -> Scores:
+    """:func:`consistency` over answers that begin with their letter, where greedy decoding leaves little to differ."""
+    return _where(outcomes.letter_first == 1, consistency(outcomes))
+
+
+def consistency_later_letter(outcomes: Outcomes) -> Scores:
+    """:func:`consistency` over parsed answers that write something before their letter."""
+    return _where(outcomes.letter_first == 0, consistency(outcomes))
+
+
 def confidence(outcomes: Outcomes) -> Scores:
     """Softmax probability of the latent label, over the labels only, at the end of the prompt."""
     return _where(outcomes.latent >= 0, np.exp(_of_label(outcomes.latent_logp, outcomes.latent)))
+
+
+def stated_confidence(outcomes: Outcomes) -> Scores:
+    """Latent probability of the stated label (softmax over the labels, end of the prompt), over parsed answers."""
+    qualifies = (outcomes.stated >= 0) & (outcomes.latent >= 0)
+    return _where(qualifies, np.exp(_of_label(outcomes.latent_logp, outcomes.stated)))
+
+
+def stated_correct(outcomes: Outcomes) -> Scores:
+    """1 where the stated label is the reference, over parsed answers."""
+    return _where(outcomes.stated >= 0, outcomes.stated == outcomes.reference)
+
+
+def stated_overconfidence(outcomes: Outcomes) -> Scores:
+    """Latent probability of the stated label minus its correctness, over parsed answers."""
+    return np.asarray(stated_confidence(outcomes) - stated_correct(outcomes))
+
+
+def stated_brier(outcomes: Outcomes) -> Scores:
+    """Squared distance of the latent probability of the stated label from its correctness: 0 (best) to 1."""
+    return np.asarray(stated_overconfidence(outcomes) ** 2)
 
 
 def overconfidence(outcomes: Outcomes) -> Scores:
@@ -79,6 +114,26 @@ def expected_urgency_stated(outcomes: Outcomes) -> Scores:
     return _expected_rank(outcomes.stated_logp)
 
 
+def urgency_at(site: int) -> Score:
+    """Expected rank of the option at one of the table's further answer sites, by its number."""
+    return lambda outcomes: _expected_rank(outcomes.site_logp[:, site])
+
+
+def probability_latent(option: int) -> Score:
+    """Probability of an option under the label distribution at the end of the prompt."""
+    return lambda outcomes: np.asarray(np.exp(outcomes.latent_logp[:, option]))
+
+
+def probability_stated(option: int) -> Score:
+    """Probability of an option under the label distribution at the answer site; NaN where there is no such site."""
+    return lambda outcomes: np.asarray(np.exp(outcomes.stated_logp[:, option]))
+
+
+def has_status(status: str) -> Score:
+    """1 where the answer was read as this status."""
+    return lambda outcomes: _where(outcomes.status != ABSENT, outcomes.status == status)
+
+
 def parsed(outcomes: Outcomes) -> Scores:
     """1 where the answer was parsed."""
     return _where(outcomes.status != ABSENT, outcomes.status == "parsed")
@@ -92,6 +147,23 @@ def refused(outcomes: Outcomes) -> Scores:
 def label_mass(outcomes: Outcomes) -> Scores:
     """Full-vocabulary probability on all labels together at the end of the prompt."""
     return outcomes.mass
+
+
+def low_mass(outcomes: Outcomes) -> Scores:
+    """1 where the labels together hold less than half of the probability: the latent label means little there."""
+    return _where(~np.isnan(outcomes.mass), outcomes.mass < LOW_MASS)
+
+
+def entropy(outcomes: Outcomes) -> Scores:
+    """Entropy of the whole next-token distribution at the end of the prompt, in nats."""
+    return outcomes.entropy
+
+
+def margin(outcomes: Outcomes) -> Scores:
+    """Log-probability of the latent label minus that of the runner-up, in nats."""
+    top = np.sort(outcomes.latent_logp, axis=1)
+    # A runner-up without any probability makes the margin infinite, and infinity minus infinity no margin at all.
+    return np.where(outcomes.latent >= 0, top[:, -1] - top[:, -2], np.nan)
 
 
 def _where(qualifies: np.ndarray, value: np.ndarray) -> Scores:

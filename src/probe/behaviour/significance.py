@@ -61,3 +61,13 @@ def holm(p: Sequence[float]) -> list[float]:
     adjusted = np.empty(len(p))
     adjusted[order] = stepped
     return [float(value) for value in adjusted]
+
+
+def benjamini_hochberg(p: Sequence[float]) -> list[float]:
+    """Benjamini and Hochberg's step-up adjustment (1995), the smallest false discovery rate at which each is found."""
+    order = np.argsort(p, kind="stable")
+    factors = len(p) / np.arange(1, len(p) + 1)
+    stepped = np.minimum.accumulate((np.asarray(p, dtype=float)[order] * factors)[::-1])[::-1]
+    adjusted = np.empty(len(p))
+    adjusted[order] = np.minimum(1.0, stepped)
+    return [float(value) for value in adjusted]
