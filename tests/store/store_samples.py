@@ -8,7 +8,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from probe.store import Plan
+from probe.store import Plan, StoreLock, open_writer
 from probe.values import Cell, CellRecord, Condition, LabelRead, PlannedRow, sha256_of
 
 OPTIONS = ("home", "clinic", "emergency")
@@ -107,3 +107,15 @@ def content(path: Path) -> dict[str, bytes]:
         for file in sorted(path.rglob("*"))
         if file.is_file() and file.name != ".lock"
     }
+
+
+def write_store(path: Path, dtype: str = "float32", plan_: Plan | None = None, absent: str = "") -> Path:
+    """Write a whole plan, shard by shard; the cases named ``absent`` have no answer site."""
+    planned = plan_ or plan()
+    with StoreLock.acquire(path) as lock:
+        writer = open_writer(path, manifest(dtype), lock=lock)
+        writer.add_plan(planned)
+        for shard in sorted({row.shard for row in planned.rows}):
+            rows = [row for row in planned.rows if row.shard == shard]
+            writer.commit([record(row, dtype=dtype, answer=row.cell.case != absent) for row in rows])
+    return path

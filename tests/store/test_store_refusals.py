@@ -85,7 +85,7 @@ def test_a_failed_row_is_on_record_and_pending_again_only_when_its_text_changes(
         writer.add_plan(plan)
         writer.fail(plan.rows[1].cell, "PromptTooLong", "9120 > 8192", plan.rows[1].prompt_sha)
         assert [row.cell.case for row in writer.pending()] == ["case-0000", "case-0002", "case-0003"]
-        store = open_store(tmp_path / "s")
+        store = open_store(tmp_path / "s", warn=False)
         (line,) = store.failures().to_dict("records")
         assert (line["persona"], line["case"], line["kind"]) == ("nurse", "case-0001", "PromptTooLong")
         assert str(store.coverage()) == "0 of 4 rows, 1 failed"
@@ -158,7 +158,7 @@ def write(path):
         writer.commit([samples.record(row) for row in plan.rows[:-1]])
         writer.fail(plan.rows[-1].cell, "../kind", "../reason")
         writer.finish_run(0)
-    store = open_store(path)
+    store = open_store(path, warn=False)
     assert sorted(set(store.table().persona)) == sorted(names)
     assert len(store.select(persona=list(names), where="margin > 0").texts()) == len(plan.rows) - 1
     assert store.verify() == [] and len(store.failures()) == 1

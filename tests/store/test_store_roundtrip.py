@@ -134,7 +134,7 @@ def test_where_two_shards_hold_a_row_the_lowest_name_is_read_and_verify_says_so(
         doubled = {site: 2 * resid for site, resid in first.resid.items()}
         other = type(first)(**{**vars(first), "resid": doubled})
         held = {writer.commit([one]): one for one in (first, other)}
-    store = open_store(tmp_path / "s")
+    store = open_store(tmp_path / "s", warn=False)
     expected = held[min(held)].resid["prompt_end"][1]
     np.testing.assert_array_equal(store.select().resid(layer=1, position="prompt_end").numpy(), [expected])
     assert len(store.table()) == 1
@@ -165,7 +165,7 @@ def test_a_record_that_does_not_fit_is_refused_by_name_and_nothing_is_written(tm
             writer.commit([good, type(bad)(**{**vars(bad), **change})])
         assert not list((tmp_path / "s" / "shards").iterdir())
         writer.commit([good, bad])
-    assert len(open_store(tmp_path / "s").table()) == 2
+    assert len(open_store(tmp_path / "s", warn=False).table()) == 2
 
 
 def test_residuals_become_torch_tensors_of_the_same_bits(write):

@@ -97,7 +97,7 @@ def test_a_full_disk_leaves_no_partial_file_and_the_same_commit_succeeds_once_th
         assert samples.content(tmp_path / "s") == before
         writer.commit([samples.record(row) for row in plan.rows[4:8]])
     assert open_store(tmp_path / "s").verify() == []
-    assert len(open_store(tmp_path / "s").table()) == 8
+    assert len(open_store(tmp_path / "s", warn=False).table()) == 8
 
 
 def test_a_write_that_the_kernel_cuts_short_is_refused_like_a_full_disk(tmp_path):
@@ -157,7 +157,7 @@ def test_a_reader_beside_a_writer_sees_only_whole_rows_and_their_number_only_gro
     writer, counts = start_writer(path, 120, 0.005), [0]
     planned = {row.cell.row_id: row for row in samples.plan(("nurse",), 120).rows}
     while writer.poll() is None:
-        view = open_store(path).select()
+        view = open_store(path, warn=False).select()
         counts.append(len(view))
         resid = view.resid(layer=1, position="prompt_end").numpy() if len(view) else np.empty((0, 2048))
         for row_id, found in list(zip(view.table().row_id, resid, strict=True))[-4:]:
@@ -175,7 +175,7 @@ def test_an_open_store_is_a_snapshot_until_it_is_refreshed(tmp_path):
         writer = open_writer(tmp_path / "s", samples.manifest(), lock=lock)
         writer.add_plan(plan)
         writer.commit([samples.record(row) for row in plan.rows[:4]])
-        store = open_store(tmp_path / "s")
+        store = open_store(tmp_path / "s", warn=False)
         writer.commit([samples.record(row) for row in plan.rows[4:]])
     assert len(store.table()) == 4
     assert len(store.refresh().table()) == 12

@@ -62,16 +62,20 @@ def fsync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
-def refusal(error: OSError, path: Path, needed: int, safe_rows: int) -> StoreError:
-    """The sentence for a write that the system refused: ``DiskFull`` where space ran out."""
+def refusal(error: OSError, where: str, needed: int, safe_rows: int) -> StoreError:
+    """The sentence for a write that the system refused: ``DiskFull`` where space ran out.
+
+    ``where`` is the path or URL of the file, ``needed`` its bytes, ``safe_rows`` how many rows were committed before.
+    """
     if error.errno not in _NO_SPACE:
-        return StoreError(f"cannot write {path}: {error.strerror or error}; nothing was reported as saved")
+        return StoreError(f"cannot write {where}: {error.strerror or error}; nothing was reported as saved")
+    folder = where.rpartition("/")[0]
     try:
-        free = f"{_size(shutil.disk_usage(path.parent).free)} free"
+        free = f"{size_text(shutil.disk_usage(folder).free)} free"
     except OSError:
         free = "free space unknown"
     return DiskFull(
-        f"the disk is full ({error.strerror}): needs ~{_size(needed)}, {free} at {path.parent}; {safe_rows} rows are "
+        f"the disk is full ({error.strerror}): needs ~{size_text(needed)}, {free} at {folder}; {safe_rows} rows are "
         "safe; make space and run the same command again"
     )
 
@@ -85,7 +89,8 @@ def _fsync_file(descriptor: int) -> None:
         os.fsync(descriptor)
 
 
-def _size(count: int) -> str:
+def size_text(count: int) -> str:
+    """A number of bytes as people read it."""
     value = float(count)
     for unit in ("B", "KB", "MB"):
         if value < 1000:

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from probe.store.places import Place, open_place
 from probe.values import StoreError, StoreMismatch, canonical_json, sha256_of
 
+FILE = "manifest.json"
 SCHEMA = "persona-acts/1"
 DTYPES = ("float32", "bfloat16")
 
@@ -81,32 +83,35 @@ def normal(manifest: Mapping[str, Any]) -> dict[str, Any]:
     return {key: plain[key] for key in ("schema", *manifest) if key in plain}
 
 
-def read_manifest(path: Path) -> dict[str, Any]:
+def read_manifest(path: Path | Place) -> dict[str, Any]:
     """The manifest of the store at ``path``.
 
     Raises:
         StoreError: there is none, it cannot be read, or its schema is newer than this tool.
     """
-    file = path / "manifest.json"
+    place = open_place(path)
+    file = f"{place.url}/{FILE}"
     try:
-        manifest = json.loads(file.read_bytes())
+        manifest = json.loads(place.read(FILE))
     except FileNotFoundError:
-        raise StoreError(f"a store has a manifest.json, and {path} has none; check the path") from None
+        raise StoreError(f"a store has a manifest.json, and {place.url} has none; check the path") from None
     except OSError as error:
-        raise StoreError(f"{file} cannot be read: {error.strerror}") from error
+        raise StoreError(f"{file} cannot be read: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
         raise StoreError(f"{file} is damaged ({error}); restore it from a copy") from error
     schema = manifest.get("schema") if isinstance(manifest, dict) else None
     if schema != SCHEMA:
         name, _, major = str(schema).partition("/")
         if name == SCHEMA.partition("/")[0] and major.isdecimal():
-            raise StoreError(f"schema {schema} of {path} is newer than this tool ({SCHEMA}); upgrade persona-probe")
+            raise StoreError(
+                f"schema {schema} of {place.url} is newer than this tool ({SCHEMA}); upgrade persona-probe"
+            )
         raise StoreError(f"{file} is no manifest of this tool: its schema is {schema!r}, not {SCHEMA!r}")
     assert isinstance(manifest, dict)
     return manifest
 
 
-def check_same(path: Path, stored: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+def check_same(path: str, stored: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
     """Refuse a run under another identity than the store's.
 
     Raises:

@@ -15,7 +15,7 @@ class UnknownName(StoreError, KeyError):
         return str(self.args[0])
 
 
-def require_known(kind: str, name: str, known: Collection[str]) -> None:
+def require_known(kind: str, name: str | int, known: Collection[str | int]) -> None:
     """Refuse a name that is not among ``known``.
 
     Raises:
@@ -23,7 +23,7 @@ def require_known(kind: str, name: str, known: Collection[str]) -> None:
     """
     if name in known:
         return
-    near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5)
+    near = difflib.get_close_matches(str(name), map(str, known), n=3, cutoff=0.5) if isinstance(name, str) else []
     if near:
         hint = f"nearest: {', '.join(map(repr, near))}"
     elif known:

@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
 
 from probe.store.manifests import SCHEMA, Layout
 from probe.store.plans import cell_name
-from probe.store.shard_format import DTYPES, Encoded, encode, ragged_crcs, row_crcs
+from probe.store.shard_format import DTYPES, Encoded, as_bytes, encode, ragged_crcs, row_crcs
 from probe.values import POSITIONS, CellRecord, LabelRead, ProbeError, canonical_json
 from probe.values.cells import STATUSES
 
 ABSENT_READ = np.float32(np.nan)
 """Label arrays are dense over sites; where a row has no such site they hold this, and its ``label_mass`` says so."""
 
+UNKNOWN_INDEX = -2
+"""The token index of a site that is there, captured by a tool that did not say at which token: imports only."""
+
 RAGGED = ("tokens", "gen_tokens", "gen_text")
 _RESID_DTYPES = {"float32": DTYPES["F32"], "bfloat16": DTYPES["BF16"]}
+_EXPONENT = np.uint16(0x7F80)
+"""The exponent bits of bfloat16: all of them are set in infinities and NaN, and in nothing else."""
+_NONFINITE = "record the row with fail() instead, or count the values in `nonfinite`"
 
 
 def pack(records: Sequence[CellRecord], layout: Layout) -> Encoded:
@@ -36,9 +46,20 @@ def pack(records: Sequence[CellRecord], layout: Layout) -> Encoded:
     if positions:
         where = [[record.positions.get(name, -1) for name in positions] for record in records]
         tensors["positions"] = np.array(where, dtype=np.int32)
+    digests: dict[str, str] = {}
+    crcs: dict[str, np.ndarray] = {}
     for position in positions:
-        tensors.update(_resid(records, position, layout))
-    crcs = {f"crc.{name}": row_crcs(array) for name, array in tensors.items()}
+        rows = [row for row, record in enumerate(records) if position in record.resid]
+        if rows:
+            tensors[f"rows.{position}"] = np.array(rows, np.int32)
+            names = [resid_name(position, layer) for layer in layout.layers]
+            blocks = _blocks([records[row].resid[position] for row in rows], names)
+            if not all(block.finite for block in blocks.values()):
+                _check_finite(records, position, layout)
+            tensors |= {name: block.array for name, block in blocks.items()}
+            crcs |= {f"crc.{name}": block.crcs for name, block in blocks.items()}
+            digests |= {name: block.sha256 for name, block in blocks.items()}
+    crcs |= {f"crc.{name}": row_crcs(array) for name, array in tensors.items() if f"crc.{name}" not in crcs}
     for name, runs in zip(RAGGED, zip(*map(_runs, records), strict=True), strict=True):
         flat, offsets = np.concatenate(runs), np.cumsum([0, *map(len, runs)], dtype=np.int64)
         tensors |= {name: flat, f"{name}.offsets": offsets}
@@ -52,13 +73,21 @@ def pack(records: Sequence[CellRecord], layout: Layout) -> Encoded:
         "options": canonical_json(layout.options),
         "rows": f"[{','.join(map(_row, records))}]",
     }
-    return encode(tensors | crcs, metadata)
+    return encode(tensors | crcs, metadata, digests)
 
 
 def in_order(names: Iterable[str]) -> list[str]:
     """Different names, the known position rules first in their order, then the others by the alphabet."""
     known = {name: rank for rank, name in enumerate(POSITIONS)}
     return sorted(set(names), key=lambda name: (known.get(name, len(known)), name))
+
+
+def finite_rows(resid: np.ndarray) -> np.ndarray:
+    """For each line of a matrix, such as ``[layer, d_model]``, whether all its values are finite."""
+    if resid.dtype == _RESID_DTYPES["bfloat16"]:  # its bits are asked: numpy would widen every value first
+        exponents = np.ascontiguousarray(resid).view(np.uint16) & _EXPONENT
+        return np.asarray(exponents.max(axis=1, initial=0) < _EXPONENT)
+    return np.asarray(np.isfinite(resid).all(axis=1))
 
 
 def resid_name(position: str, layer: int) -> str:
@@ -69,16 +98,25 @@ def resid_name(position: str, layer: int) -> str:
 def read_at(arrays: Mapping[str, np.ndarray], row: int, site: int) -> LabelRead | None:
     """The label read of one row at one site, from the shard's arrays; None where the row has no such site."""
     mass = float(arrays["label_mass"][row, site])
-    if math.isnan(mass):
+    top_ids, top_logp = _own(arrays, "topk_ids", "topk_logp", row, site)
+    if math.isnan(mass) and not top_ids:  # a read that is not finite, which may be stored on request, has its tokens
         return None
-    top_ids: tuple[int, ...] = ()
-    top_logp: tuple[float, ...] = ()
-    if "topk_ids" in arrays:
-        ids = arrays["topk_ids"][row, site]
-        top_ids = tuple(ids[ids >= 0].tolist())
-        top_logp = tuple(arrays["topk_logp"][row, site][ids >= 0].tolist())
-    entropy = float(arrays["entropy"][row, site])
-    return LabelRead(arrays["label_logp"][row, site].copy(), mass, entropy, top_ids, top_logp)
+    entropy, logp = float(arrays["entropy"][row, site]), arrays["label_logp"][row, site].copy()
+    if "label_variant_ids" not in arrays:
+        return LabelRead(logp, mass, entropy, top_ids, top_logp)
+    variants = [_own(arrays, "label_variant_ids", "label_variant_logp", row, site, k) for k in range(len(logp))]
+    ids, values = zip(*variants, strict=True)
+    return LabelRead(logp, mass, entropy, top_ids, top_logp, *((ids, values) if any(ids) else ()))
+
+
+def _own(
+    arrays: Mapping[str, np.ndarray], ids: str, values: str, *at: int
+) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """The token ids and their values at one place of two dense arrays, without what fills these up."""
+    if ids not in arrays:
+        return (), ()
+    own = arrays[ids][at] >= 0
+    return tuple(arrays[ids][at][own].tolist()), tuple(arrays[values][at][own].tolist())
 
 
 def _runs(record: CellRecord) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -86,14 +124,36 @@ def _runs(record: CellRecord) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return np.array(record.prompt_tokens, np.int32), np.array(record.gen_tokens, np.int32), text
 
 
-def _resid(records: Sequence[CellRecord], position: str, layout: Layout) -> dict[str, np.ndarray]:
-    rows = [row for row, record in enumerate(records) if position in record.resid]
-    if not rows:
-        return {}
-    stacked = np.stack([records[row].resid[position] for row in rows], axis=1)
-    tensors = {resid_name(position, layer): stacked[k] for k, layer in enumerate(layout.layers)}
-    tensors[f"rows.{position}"] = np.array(rows, np.int32)
-    return tensors
+@dataclass(frozen=True, eq=False)
+class _Block:
+    """One residual point of the rows that have a position, ``[rows_present, d_model]``, with its checksums."""
+
+    array: np.ndarray
+    crcs: np.ndarray
+    sha256: str
+    finite: bool
+
+
+def _blocks(rows: Sequence[np.ndarray], names: Sequence[str]) -> dict[str, _Block]:
+    """Rows ``[layer, d_model]`` as one tensor for each layer, by its name.
+
+    Hashes are what a commit costs. They run in threads of their own, without the interpreter's lock, while this one
+    gathers the next layer into memory that was asked for at once: the system gives that in large pages.
+    """
+    gathered = np.empty((len(names), len(rows), rows[0].shape[1]), rows[0].dtype)
+    crcs, sums = [], []
+    with ThreadPoolExecutor(max(1, min(4, (os.cpu_count() or 2) - 1))) as pool:
+        for layer, array in enumerate(gathered):
+            np.stack([row[layer] for row in rows], out=array)
+            sums.append(pool.submit(_digest, array))
+            crcs.append(row_crcs(array))
+    found = zip(names, gathered, crcs, sums, strict=True)
+    return {name: _Block(array, crc, *digest.result()) for name, array, crc, digest in found}
+
+
+def _digest(array: np.ndarray) -> tuple[str, bool]:
+    """sha256 of an array, and whether all of it is finite."""
+    return hashlib.sha256(as_bytes(array)).hexdigest(), bool(finite_rows(array).all())
 
 
 def _labels(records: Sequence[CellRecord], sites: Sequence[str], n_labels: int) -> dict[str, np.ndarray]:
@@ -102,14 +162,24 @@ def _labels(records: Sequence[CellRecord], sites: Sequence[str], n_labels: int) 
     logp = np.full((*shape, n_labels), ABSENT_READ, np.float32)
     mass, entropy = np.full(shape, ABSENT_READ), np.full(shape, ABSENT_READ)
     ids, top = np.full((*shape, k), -1, np.int32), np.full((*shape, k), ABSENT_READ)
+    v = max((len(ids) for record in records for read in record.labels.values() for ids in read.variant_ids), default=0)
+    variant_ids = np.full((*shape, n_labels, v), -1, np.int32)
+    variants = np.full((*shape, n_labels, v), ABSENT_READ)
     for row, record in enumerate(records):
         for at, site in enumerate(sites):
             if (read := record.labels.get(site)) is not None:
                 logp[row, at], mass[row, at], entropy[row, at] = read.logp, read.mass, read.entropy
                 ids[row, at, : len(read.top_ids)] = read.top_ids
                 top[row, at, : len(read.top_ids)] = read.top_logp
-    tensors = {"label_logp": logp, "label_mass": mass, "entropy": entropy}
-    return tensors | {"topk_ids": ids, "topk_logp": top} if k else tensors
+                for label, own in enumerate(read.variant_ids):
+                    variant_ids[row, at, label, : len(own)] = own
+                    variants[row, at, label, : len(own)] = read.variant_logp[label]
+    tensors: dict[str, np.ndarray] = {"label_logp": logp, "label_mass": mass, "entropy": entropy}
+    if k:
+        tensors |= {"topk_ids": ids, "topk_logp": top}
+    if v:
+        tensors |= {"label_variant_ids": variant_ids, "label_variant_logp": variants}
+    return tensors
 
 
 def _row(record: CellRecord) -> str:
@@ -117,7 +187,7 @@ def _row(record: CellRecord) -> str:
         "row_id": record.cell.row_id,
         "persona": record.cell.persona,
         "case": record.cell.case,
-        "condition": asdict(record.cell.condition),
+        "condition": record.cell.condition.changed,
         "prompt_sha": record.prompt_sha,
         "tokens_sha": record.tokens_sha,
         "status": record.status,
@@ -137,6 +207,16 @@ def _row(record: CellRecord) -> str:
         raise ProbeError(f"row {cell_name(record.cell)} holds what is not plain JSON: {error}") from error
 
 
+def _check_finite(records: Sequence[CellRecord], position: str, layout: Layout) -> None:
+    """Refuse the first row that is not finite at a position and does not say so."""
+    for record in records:
+        resid = record.resid.get(position)
+        if resid is not None and not record.nonfinite and not (finite := finite_rows(resid)).all():
+            name = f"{cell_name(record.cell)} ({record.cell.row_id})"
+            layer = layout.layers[int(np.argmin(finite))]
+            raise ProbeError(f"row {name}: resid at {position!r} is not finite at layer {layer}; {_NONFINITE}")
+
+
 def _check(record: CellRecord, layout: Layout) -> None:
     name = f"{cell_name(record.cell)} ({record.cell.row_id})"
     if record.status not in STATUSES:
@@ -145,7 +225,7 @@ def _check(record: CellRecord, layout: Layout) -> None:
         raise ProbeError(f"row {name}: its label is one of {', '.join(layout.options)}; found {record.label!r}")
     for position, resid in record.resid.items():
         site = f"row {name}: resid at {position!r}"
-        if record.positions.get(position, -1) < 0:
+        if record.positions.get(position, -1) < 0 and record.positions.get(position) != UNKNOWN_INDEX:
             raise ProbeError(f"{site} needs a position >= 0 in `positions`; an absent site has no key in `resid`")
         if resid.ndim != 2 or len(resid) != len(layout.layers) or layout.d_model not in (None, resid.shape[1]):
             expected = f"[{len(layout.layers)}, {layout.d_model or 'd_model'}]"
@@ -154,11 +234,13 @@ def _check(record: CellRecord, layout: Layout) -> None:
         if resid.dtype not in dtypes:
             wanted = " or ".join(dtype.name for dtype in dtypes)
             raise ProbeError(f"{site} is stored as {wanted}, never converted silently; found {resid.dtype}")
-        if not np.isfinite(resid).all():
-            layer = layout.layers[int(np.argmin(np.isfinite(resid).all(axis=1)))]
-            raise ProbeError(f"{site} is not finite at layer {layer}; record the row with fail() instead")
     for site, read in record.labels.items():
         if np.shape(read.logp) != (len(layout.options),):
             raise ProbeError(f"row {name}: labels at {site!r} need {len(layout.options)} log-probabilities")
-        if not np.isfinite([*read.logp, read.mass, read.entropy, *read.top_logp]).all():
-            raise ProbeError(f"row {name}: labels at {site!r} are not finite; record the row with fail() instead")
+        variants = [len(ids) for ids in read.variant_ids]
+        if variants != [len(logp) for logp in read.variant_logp] or len(variants) not in (0, len(layout.options)):
+            raise ProbeError(f"row {name}: labels at {site!r} need one log-probability for each variant of each label")
+        entropy = () if math.isnan(read.entropy) and not read.top_ids else (read.entropy,)  # an import may not know it
+        values = [*read.logp, read.mass, *entropy, *read.top_logp, *chain.from_iterable(read.variant_logp)]
+        if not record.nonfinite and not np.isfinite(values).all():
+            raise ProbeError(f"row {name}: labels at {site!r} are not finite; {_NONFINITE}")

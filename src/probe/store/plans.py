@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
 
 from probe.values import Cell, Condition, PlannedRow, StoreError, canonical_json, sha256_of
 
 PLAN_SCHEMA = "persona-acts-plan/1"
+
+_CONDITION = frozenset(known.name for known in fields(Condition))
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ class Plan:
                 "shard": row.shard,
                 "persona": row.cell.persona,
                 "case": row.cell.case,
-                "condition": asdict(row.cell.condition),
+                "condition": row.cell.condition.changed,
                 "prompt_sha": row.prompt_sha,
                 "tokens_sha": row.tokens_sha,
                 "n_tok": row.n_tokens,
@@ -98,7 +100,8 @@ def parse_plan(name: str, content: bytes) -> Plan:
     if hashlib.sha256(content).hexdigest() != name:
         raise StoreError(f"plan/{name}.jsonl is damaged: its name is not the sha256 of its bytes; restore it")
     try:
-        header, *lines = [json.loads(line) for line in content.decode().removesuffix("\n").split("\n")]
+        lines = map(json.loads, content.decode().removesuffix("\n").split("\n"))
+        header = next(lines)
         if header["schema"] != PLAN_SCHEMA:
             raise StoreError(f"plan/{name}.jsonl has schema {header['schema']!r}, not {PLAN_SCHEMA!r}")
         return Plan(
@@ -113,8 +116,19 @@ def parse_plan(name: str, content: bytes) -> Plan:
 
 
 def cell_of(entry: Mapping[str, Any]) -> Cell:
-    """The cell that a line of a plan or of a shard's row table names."""
-    return Cell(entry["persona"], entry["case"], Condition(**entry["condition"]))
+    """The cell that a line of a plan or of a shard's row table names; what its condition leaves out is the default.
+
+    Raises:
+        StoreError: the condition has a field that this version does not know.
+    """
+    condition = entry["condition"]
+    unknown = [name for name in condition if name not in _CONDITION]
+    if unknown:
+        raise StoreError(
+            f"the condition of {entry['persona']}/{entry['case']} has a field {unknown[0]!r}, which a newer version "
+            "wrote; upgrade persona-probe"
+        )
+    return Cell(entry["persona"], entry["case"], Condition(**condition))
 
 
 def cell_name(cell: Cell) -> str:
@@ -124,8 +138,10 @@ def cell_name(cell: Cell) -> str:
 
 
 def _row(line: Mapping[str, Any]) -> PlannedRow:
+    cell = cell_of(line)
+    vars(cell)["row_id"] = line["row_id"]  # computed when the plan was written; the file's name vouches for its bytes
     return PlannedRow(
-        cell=cell_of(line),
+        cell=cell,
         shard=line["shard"],
         prompt_sha=line["prompt_sha"],
         tokens_sha=line["tokens_sha"],

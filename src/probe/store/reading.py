@@ -7,20 +7,21 @@ from typing import Any
 
 import numpy as np
 
+from probe.store.locations import Locations
 from probe.store.packing import RAGGED, read_at, resid_name
 from probe.store.plans import cell_of
 from probe.store.shards import Shard
-from probe.store.tables import Row, by_shard
 from probe.values import CellRecord
 
-_PER_ROW = ("positions", "label_logp", "label_mass", "entropy", "topk_ids", "topk_logp")
+_READS = ("label_logp", "label_mass", "entropy")
+_PAIRS = (("topk_ids", "topk_logp"), ("label_variant_ids", "label_variant_logp"))
 
 
-def read_records(rows: Sequence[Row]) -> Iterator[CellRecord]:
+def read_records(rows: Locations) -> Iterator[CellRecord]:
     """Every row as it was committed (label reads in fp32), shard by shard; one shard is in memory at a time."""
-    for shard, _, places in by_shard(rows):
+    for shard, _, places in rows.pieces():
         positions, sites = shard.listed("positions"), shard.listed("label_sites")
-        arrays = {name: shard.take(name, places) for name in _PER_ROW if shard.has(name)}
+        arrays = shard.take_all(_per_row(shard, positions, sites), places)
         resid = {name: _resid(shard, name, places) for name in positions}
         ragged = zip(*(shard.ragged(name, places) for name in RAGGED), strict=True)
         for k, (place, runs) in enumerate(zip(places.tolist(), ragged, strict=True)):
@@ -34,10 +35,17 @@ def read_records(rows: Sequence[Row]) -> Iterator[CellRecord]:
             )
 
 
-def texts_of(rows: Sequence[Row]) -> list[str]:
+def _per_row(shard: Shard, positions: Sequence[str], sites: Sequence[str]) -> list[str]:
+    """The tensors that hold one entry per row; the second of a pair must be there where the first is."""
+    names = ["positions"] if positions else []
+    names += _READS if sites else ()
+    return names + [name for pair in _PAIRS if shard.has(pair[0]) for name in pair]
+
+
+def texts_of(rows: Locations) -> list[str]:
     """The generated text of each row, in the order given."""
     texts = [""] * len(rows)
-    for shard, slots, places in by_shard(rows):
+    for shard, slots, places in rows.pieces():
         for slot, run in zip(slots.tolist(), shard.ragged("gen_text", places), strict=True):
             texts[slot] = _text(run)
     return texts
@@ -49,8 +57,11 @@ def _resid(shard: Shard, position: str, places: np.ndarray) -> dict[int, np.ndar
     present = np.flatnonzero(entries >= 0)
     if not present.size:
         return {}
-    names = [resid_name(position, layer) for layer in shard.listed("layers")]
-    stacked = np.stack([shard.take(name, entries[present]) for name in names], axis=1)
+    layers = shard.listed("layers")
+    if not layers:
+        raise shard.file.corrupt("it holds residuals and lists no layers")
+    names = [resid_name(position, layer) for layer in layers]
+    stacked = np.stack(list(shard.take_all(names, entries[present]).values()), axis=1)
     return dict(zip(present.tolist(), stacked, strict=True))
 
 

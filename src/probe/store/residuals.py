@@ -1,18 +1,30 @@
-"""One residual point at one position, not yet read. Knows where its rows stand; reads them when an array is asked."""
+"""Activations at one position, not yet read. Knows where their rows stand; reads them when an array is asked."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import DTypeLike
 
-from probe.store.tables import Row, by_shard
+from probe.store.locations import Locations, Piece, Row
+from probe.store.places import LocalPlace
+from probe.store.shard_format import DTYPES, as_bytes
+from probe.store.shards import REQUESTS
+from probe.values import ProbeError
 
 if TYPE_CHECKING:
     import torch
+    import xarray
+
+CHUNK = 2**22
+"""Bytes that are read at once, and then checked while they are still in the processor's cache."""
+
+_BF16, _F32 = DTYPES["BF16"], DTYPES["F32"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,12 +32,12 @@ class Residuals:
     """Lazy ``[rows, d_model]`` in units of the residual stream.
 
     ``kept`` holds the place of each row in the view that it was asked of: ``view.table().iloc[r.kept]`` are its cells.
-    ``entries`` holds the place of each row in its shard's tensor; where it is -1 the site is absent, and the row NaN.
+    Where ``entries`` knows no place of a row, the site is absent, and the row NaN. ``dtype`` is that on disk.
     """
 
     rows: tuple[Row, ...]
     kept: np.ndarray
-    entries: np.ndarray
+    entries: Locations
     tensor: str
     d_model: int
     dtype: np.dtype[Any]
@@ -40,37 +52,153 @@ class Residuals:
         """Bytes as stored."""
         return math.prod(self.shape) * self.dtype.itemsize
 
+    @property
+    def coords(self) -> dict[str, np.ndarray]:
+        """``row_id persona case stratum condition`` of each row, as arrays of strings."""
+        cells = [row.planned.cell for row in self.rows]
+        return {
+            "row_id": np.array([cell.row_id for cell in cells], object),
+            "persona": np.array([cell.persona for cell in cells], object),
+            "case": np.array([cell.case for cell in cells], object),
+            "stratum": np.array([str(row.case.get("stratum", "")) for row in self.rows], object),
+            "condition": np.array([cell.condition.name for cell in cells], object),
+        }
+
     def __len__(self) -> int:
         return len(self.rows)
+
+    def __repr__(self) -> str:
+        return f"Residuals({self.tensor}, {self.shape[0]} x {self.d_model}, {self.dtype}, not read)"
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
         if copy is False:
             raise ValueError("residuals are read from disk: an array of them is always a new one")
         return self.numpy("float32" if dtype is None else dtype)
 
-    def numpy(self, dtype: DTypeLike = "float32") -> np.ndarray:
-        """Read and check the rows. bfloat16 becomes float32 without loss; ``dtype=r.dtype`` keeps what is stored.
+    def take(self, places: np.ndarray) -> Residuals:
+        """Those of some rows, by their places here, in the order given; still lazy."""
+        rows = tuple(self.rows[place] for place in places)
+        return Residuals(rows, self.kept[places], self.entries.take(places), self.tensor, self.d_model, self.dtype)
+
+    def numpy(self, dtype: DTypeLike = "float32", *, raw: bool = False) -> np.ndarray:
+        """Read and check the rows, float32 unless another dtype is asked; from bfloat16 that is without loss.
+
+        With ``raw`` they come in the dtype on disk; bfloat16 is then that of ``ml_dtypes``.
 
         Raises:
             CorruptShard: a row's bytes are not those that were committed.
+            ProbeError: ``dtype`` is no floating type, or a value overflows it.
         """
-        wanted = np.dtype(dtype)
-        out = np.empty(self.shape, wanted)
-        out[self.entries < 0] = np.nan
-        for shard, slots, _ in by_shard(self.rows):
-            entries = self.entries[slots]
-            present = entries >= 0
-            if present.any():
-                out[slots[present]] = shard.take(self.tensor, entries[present])
-        return out
+        return read_entries(self.entries, [self.tensor], self.d_model, self.dtype if raw else dtype)[:, 0]
 
     def torch(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> torch.Tensor:
-        """The rows as a tensor, in the stored dtype unless another is asked."""
+        """The rows as a tensor, in the dtype on disk unless another is asked.
+
+        Raises:
+            CorruptShard: a row's bytes are not those that were committed.
+            ProbeError: a value overflows ``dtype``.
+        """
         import torch
 
-        stored = self.numpy(self.dtype)
+        stored = self.numpy(raw=True)
         if self.dtype == np.float32:
             tensor = torch.from_numpy(stored)
         else:  # torch knows no ml_dtypes: hand over the bits
             tensor = torch.from_numpy(stored.view(np.int16)).view(torch.bfloat16)
-        return tensor.to(device=device, dtype=dtype)
+        moved = tensor.to(device=device, dtype=dtype)
+        if moved.dtype == torch.float16 and bool((moved.isinf() & ~tensor.isinf().to(moved.device)).any()):
+            raise _overflow("float16")
+        return moved
+
+    def xarray(self) -> xarray.DataArray:
+        """The rows, read, as a labelled array: dims ``row`` and ``d``, ``coords`` along ``row``.
+
+        Raises:
+            ProbeError: the optional package xarray is not installed.
+            CorruptShard: a row's bytes are not those that were committed.
+        """
+        try:
+            import xarray
+        except ImportError as error:
+            raise ProbeError('xarray is not installed; run: pip install "persona-probe[export]"') from error
+        coords = {name: ("row", values) for name, values in self.coords.items()}
+        return xarray.DataArray(self.numpy(), dims=("row", "d"), coords=coords, name=self.tensor)
+
+
+def read_entries(entries: Locations, tensors: Sequence[str], d_model: int, dtype: DTypeLike) -> np.ndarray:
+    """Entries of several tensors, ``[rows, tensors, d_model]``; rows without a place are NaN.
+
+    Bytes are read where they belong if they need no conversion, else in chunks, so that no second copy is held.
+
+    Raises:
+        CorruptShard: an entry's bytes are not those that were committed.
+        ProbeError: ``dtype`` is no floating type, or a value overflows it.
+    """
+    wanted = np.dtype(dtype)
+    if wanted != _BF16 and wanted.kind != "f":
+        raise ProbeError(f"activations are read as floating-point numbers; found dtype {wanted.name!r}")
+    out = np.empty((len(entries), len(tensors), d_model), wanted)
+    out[entries.places < 0] = np.nan
+    parts = [part for piece in entries.pieces() for part in _parts(piece, 4 * d_model * len(tensors))]
+    if len(parts) > 1 and not isinstance(parts[0].shard.file.place, LocalPlace):  # each part is a round trip
+        with ThreadPoolExecutor(REQUESTS) as pool:
+            for _ in pool.map(lambda part: _read(part, tensors, out), parts):
+                pass
+    else:
+        for part in parts:
+            _read(part, tensors, out)
+    return out
+
+
+def _read(part: Piece, tensors: Sequence[str], out: np.ndarray) -> None:
+    """Read some rows of one shard into their places in ``out``, in its dtype."""
+    shard, slots, entries = part
+    d_model = out.shape[2]
+    specs = {(spec.dtype, spec.shape[1:]) for spec in map(shard.spec, tensors)}
+    ((stored, shape),) = specs if len(specs) == 1 else ((None, ()),)
+    if stored is None or shape != (d_model,):
+        raise shard.file.corrupt(f"{tensors[0]!r} has not the dtype and width {d_model} of the others")
+    if len(tensors) == 1 and stored == out.dtype:
+        shard.fill({tensors[0]: as_bytes(out)}, entries, slots)
+        return
+    block = np.empty((len(tensors), len(slots), d_model), stored)
+    shard.fill(
+        {tensor: as_bytes(of) for tensor, of in zip(tensors, block, strict=True)}, entries, np.arange(len(slots))
+    )
+    follow = slots[-1] - slots[0] + 1 == len(slots) and bool((np.diff(slots) == 1).all())
+    place = slice(slots[0], slots[-1] + 1) if follow else slots
+    by_row = block.swapaxes(0, 1)
+    if follow and stored == _BF16 and out.dtype == _F32:
+        np.left_shift(by_row.view(np.uint16), 16, out=out[place].view(np.uint32), dtype=np.uint32)
+    else:
+        out[place] = cast(by_row, out.dtype)
+
+
+def cast(array: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
+    """An array in another floating dtype; bfloat16 to float32 is exact: it is the upper half of its bits.
+
+    Raises:
+        ProbeError: a finite value becomes infinite: massive activations leave float16 at 65504.
+    """
+    if array.dtype == dtype:
+        return array
+    if array.dtype == _BF16:
+        array = np.left_shift(array.view(np.uint16), 16, dtype=np.uint32).view(_F32)
+    if dtype.itemsize >= 4:
+        return array.astype(dtype, copy=False)
+    with np.errstate(over="ignore"):
+        narrow = array.astype(dtype)
+    if (np.isinf(narrow) & np.isfinite(array)).any():
+        raise _overflow(dtype.name)
+    return narrow
+
+
+def _parts(piece: Piece, row_bytes: int) -> Iterator[Piece]:
+    """A piece in parts of about ``CHUNK`` bytes."""
+    step = max(1, CHUNK // max(1, row_bytes))
+    for first in range(0, len(piece.slots), step):
+        yield Piece(piece.shard, piece.slots[first : first + step], piece.places[first : first + step])
+
+
+def _overflow(dtype: str) -> ProbeError:
+    return ProbeError(f"activations overflow {dtype}: finite values would become infinite; ask for float32 or bfloat16")

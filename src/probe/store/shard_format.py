@@ -9,8 +9,7 @@ import math
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -25,13 +24,13 @@ DTYPES: Mapping[str, np.dtype[Any]] = {
     "I32": np.dtype("<i4"),
     "U8": np.dtype("u1"),
 }
+_TENSOR_KEYS = {"dtype", "shape", "data_offsets"}
 _CODES = {dtype: code for code, dtype in DTYPES.items()}
 
-REMEDY = "move it out of the store and run the same command again: exactly its rows are captured anew"
+REMEDY = "`probe store repair` moves it out of the store, and the same command captures exactly its rows again"
 
 
-@dataclass(frozen=True)
-class TensorSpec:
+class TensorSpec(NamedTuple):
     """Dtype, shape and the bytes ``[start, stop)`` of one tensor, counted from the beginning of the file."""
 
     dtype: np.dtype[Any]
@@ -67,14 +66,18 @@ class Encoded:
         return sum(map(len, self.parts))
 
 
-def encode(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> Encoded:
+def encode(
+    tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str], known: Mapping[str, str] | None = None
+) -> Encoded:
     """Lay out tensors without holes, widest dtype first so that each is aligned, and hash each into the header.
 
-    The header holds every tensor's sha256, so that the file's name commits to every byte of its content.
+    The header holds every tensor's sha256, so that the file's name commits to every byte of its content. ``known``
+    are digests that the caller has computed already.
     """
     arrays = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
     order = sorted(arrays, key=lambda name: (-arrays[name].itemsize, name))
-    digests = {name: hashlib.sha256(as_bytes(arrays[name])).hexdigest() for name in order}
+    known = known or {}
+    digests = {name: known.get(name) or hashlib.sha256(as_bytes(arrays[name])).hexdigest() for name in order}
     header: dict[str, Any] = {"__metadata__": {**metadata, "sha256": canonical_json(digests)}}
     offset = 0
     for name in order:
@@ -89,37 +92,27 @@ def encode(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> En
     return Encoded(sha256_of(header)[:32], tuple(parts))
 
 
-def read_header(path: Path) -> Header:
-    """Parse and check a header, reading nothing else; hostile lengths, offsets and shapes cost no memory.
+def parse_header(text: bytes, size: int) -> Header:
+    """Check a header against the size of its file; hostile lengths, offsets and shapes cost no memory.
 
     Raises:
-        CorruptShard: the file is not a whole safetensors file of the dtypes that a store uses.
+        ValueError: it is not the header of a whole safetensors file of the dtypes that a store uses.
+        RecursionError: it is nested too deeply.
     """
-    try:
-        with path.open("rb") as file:
-            size = file.seek(0, 2)
-            file.seek(0)
-            length = int.from_bytes(file.read(8), "little")
-            if size < 8 or length > min(size - 8, MAX_HEADER_BYTES):
-                raise corrupt(path, f"its header claims {length} bytes and the file has {size}")
-            text = file.read(length)
-    except OSError as error:
-        raise corrupt(path, f"it cannot be read ({error.strerror})") from error
-    try:
-        header = json.loads(text.decode(), object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
-        metadata, tensors = _checked(header)
-    except (ValueError, RecursionError) as error:
-        raise corrupt(path, f"its header is not valid ({str(error)[:200]})") from error
-    end = 0
-    for name, spec in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].stop)):
-        if spec.start != end:
-            raise corrupt(path, f"tensor {name!r} begins at byte {spec.start} of the data, not {end}")
-        end = spec.stop
-    if size != 8 + length + end:
-        raise corrupt(path, f"its size {size} is not {8 + length + end}, which its header says")
-    base = 8 + length
-    placed = {n: TensorSpec(t.dtype, t.shape, base + t.start, base + t.stop) for n, t in tensors.items()}
-    return Header(sha256_of(header)[:32], metadata, placed)
+    header = json.loads(text.decode(), object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
+    metadata, tensors = _checked(header, end := 8 + len(text))
+    for start, stop, name in sorted((spec.start, spec.stop, name) for name, spec in tensors.items()):
+        if start != end:
+            raise ValueError(f"tensor {name!r} begins at byte {start} of the file, not {end}")
+        end = stop
+    if size != end:
+        raise ValueError(f"its size {size} is not {end}, which its header says")
+    return Header(header_name(text), metadata, tensors)
+
+
+def header_name(text: bytes) -> str:
+    """The name that a header gives its file: 32 hex digits of the sha256 of its JSON without the padding."""
+    return hashlib.sha256(text.rstrip(b" ")).hexdigest()[:32]
 
 
 def row_crcs(array: np.ndarray) -> np.ndarray:
@@ -144,34 +137,36 @@ def as_bytes(array: np.ndarray) -> memoryview:
     return array.reshape(-1).view(np.uint8).data
 
 
-def corrupt(path: Path, found: str) -> CorruptShard:
+def damage(name: str, found: str, where: str) -> CorruptShard:
     """The sentence for a damaged file."""
-    return CorruptShard(f"{path.name} is damaged: {found}; {REMEDY} ({path})")
+    return CorruptShard(f"{name} is damaged: {found}; {REMEDY} ({where})")
 
 
-def _checked(header: Any) -> tuple[dict[str, str], dict[str, TensorSpec]]:
+def _checked(header: Any, base: int) -> tuple[dict[str, str], dict[str, TensorSpec]]:
     if not isinstance(header, dict):
         raise ValueError("it is not a mapping")
     metadata = header.get("__metadata__")
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise ValueError("__metadata__ is not a mapping of strings")
-    return metadata, {name: _spec(name, entry) for name, entry in header.items() if name != "__metadata__"}
+    return metadata, {name: _spec(name, entry, base) for name, entry in header.items() if name != "__metadata__"}
 
 
-def _spec(name: str, entry: Any) -> TensorSpec:
-    if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
+def _spec(name: str, entry: Any, base: int) -> TensorSpec:
+    if not isinstance(entry, dict) or entry.keys() != _TENSOR_KEYS:
         raise ValueError(f"tensor {name!r} has other keys than dtype, shape and data_offsets")
-    dtype = DTYPES.get(entry["dtype"]) if isinstance(entry["dtype"], str) else None
-    shape, span = entry["shape"], entry["data_offsets"]
-    if dtype is None or not _naturals(shape) or not shape or not _naturals(span) or len(span) != 2:
+    code, shape, span = entry["dtype"], entry["shape"], entry["data_offsets"]
+    dtype = DTYPES.get(code) if isinstance(code, str) else None
+    if dtype is None or not _naturals(shape) or not _naturals(span) or len(span) != 2:
         raise ValueError(f"tensor {name!r} has no valid dtype, shape or data_offsets")
-    if span[1] - span[0] != math.prod(shape) * dtype.itemsize:
+    start, stop = span
+    if stop - start != math.prod(shape) * dtype.itemsize:
         raise ValueError(f"tensor {name!r} has bytes {span} for shape {shape}")
-    return TensorSpec(dtype, tuple(shape), span[0], span[1])
+    return TensorSpec(dtype, tuple(shape), base + start, base + stop)
 
 
 def _naturals(value: Any) -> bool:
-    return isinstance(value, list) and len(value) <= 8 and all(type(n) is int and 0 <= n < 2**62 for n in value)
+    """Whether it is a list of one to eight integers that are not negative; true and false are none."""
+    return type(value) is list and 0 < len(value) <= 8 and {*map(type, value)} == {int} and min(value) >= 0
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -2,29 +2,64 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import json
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from probe.store.shard_format import DTYPES, Header, TensorSpec, as_bytes, corrupt, read_header, row_bytes
+from probe.store.header_checks import fault_of_list, fault_of_row, fault_of_tensor
+from probe.store.places import LocalPlace, Place, open_place
+from probe.store.shard_format import DTYPES, Header, TensorSpec, as_bytes, header_name
+from probe.store.tensor_files import TensorFile
+from probe.values import StoreError
 
-_ROW_KEYS = frozenset({"row_id", "persona", "case", "condition", "prompt_sha", "status", "label", "letter"})
+if TYPE_CHECKING:
+    from probe.store.index import Index
+
+FOLDER = "shards"
+REQUESTS = 16
+"""Requests to a remote store that are under way at once."""
+
+_SUFFIX = ".safetensors"
+Key = tuple[str, str]
+"""What locates a row: its id, and the hash of the prompt that it was captured with."""
 
 
 @dataclass(frozen=True, eq=False)
 class Shard:
     """One shard file; nothing is read before it is asked for, and never more than is asked for."""
 
-    path: Path
+    file: TensorFile
     identity: str
+    index: Index | None = None
+    _entries: dict[str, np.ndarray] = field(default_factory=dict, init=False, repr=False)
+    _specs: dict[str, TensorSpec] = field(default_factory=dict, init=False, repr=False)
+
+    @property
+    def name(self) -> str:
+        """32 hex digits: the hash of the header."""
+        return self.file.name.removeprefix(f"{FOLDER}/").removesuffix(_SUFFIX)
+
+    @property
+    def path(self) -> Path:
+        """The file on this machine.
+
+        Raises:
+            StoreError: the store is remote.
+        """
+        return local_path(self.file.place) / self.file.name
+
+    def header_text(self) -> bytes:
+        """The header's JSON with its padding: from the index where what it holds has this name, else from the file."""
+        text = self.index.header(self.name) if self.index else b""
+        return text if header_name(text) == self.name else self.file.header_text()
 
     @cached_property
     def header(self) -> Header:
@@ -33,153 +68,227 @@ class Shard:
         Raises:
             CorruptShard: the header, the size or the name is not what was committed.
         """
-        header = read_header(self.path)
-        if header.name != self.path.stem:
-            raise corrupt(self.path, f"its name is not the hash of its header, {header.name}")
+        header = self.file.header(self.header_text())
+        if header.name != self.name:
+            raise self.file.corrupt(f"its name is not the hash of its header, {header.name}")
         if header.metadata.get("identity_sha256") != self.identity:
-            raise corrupt(self.path, "it belongs to a store with another manifest")
+            raise self.file.corrupt("it belongs to a store with another manifest")
         return header
 
     @cached_property
     def rows(self) -> tuple[Mapping[str, Any], ...]:
         """The row table, from the header."""
         rows = self.listed("rows")
-        if not all(isinstance(row, dict) and row.keys() >= _ROW_KEYS for row in rows):
-            raise corrupt(self.path, "its row table lacks keys")
+        if fault := next(filter(None, map(fault_of_row, rows)), ""):
+            raise self.file.corrupt(f"its row table is not one: {fault}")
         return tuple(rows)
+
+    @cached_property
+    def keys(self) -> tuple[Key, ...]:
+        """What locates each row, in the order of the row table; from the index where that holds the shard."""
+        return self.index.keys[self.name] if self.index else self._own_keys
+
+    @cached_property
+    def _own_keys(self) -> tuple[Key, ...]:
+        return tuple((row["row_id"], row["prompt_sha"]) for row in self.rows)
 
     def listed(self, key: str) -> list[Any]:
         """A list in the header's metadata: ``rows``, ``layers``, ``positions``, ``label_sites`` or ``options``."""
         try:
             value = json.loads(self.header.metadata[key])
         except (KeyError, ValueError, RecursionError) as error:
-            raise corrupt(self.path, f"its header has no list {key!r}") from error
+            raise self.file.corrupt(f"its header has no list {key!r}") from error
         if not isinstance(value, list):
-            raise corrupt(self.path, f"its header's {key!r} is not a list")
+            raise self.file.corrupt(f"its header's {key!r} is not a list")
+        if fault := fault_of_list(key, value):
+            raise self.file.corrupt(fault)
         return value
 
     def has(self, tensor: str) -> bool:
         """Whether the shard holds a tensor."""
         return tensor in self.header.tensors
 
+    def spec(self, tensor: str) -> TensorSpec:
+        """Dtype, shape and bytes of a tensor.
+
+        Raises:
+            CorruptShard: the shard has no such tensor, or not of such a dtype and shape.
+        """
+        if tensor not in self._specs:
+            spec = self.header.tensors.get(tensor)
+            if spec is None:
+                raise self.file.corrupt(f"it has no tensor {tensor!r}")
+            if fault := fault_of_tensor(tensor, spec, self._sizes):
+                raise self.file.corrupt(fault)
+            self._specs[tensor] = spec
+        return self._specs[tensor]
+
+    @cached_property
+    def _sizes(self) -> dict[str, int]:
+        lists = {key: len(self.listed(key)) for key in ("positions", "label_sites", "options")}
+        return {"rows": len(self.keys), **lists}
+
     def take(self, tensor: str, entries: Sequence[int] | np.ndarray) -> np.ndarray:
         """Entries of a tensor along its first axis, in the order asked; each is checked against its crc32.
-
-        Entries that follow each other are read at once.
 
         Raises:
             CorruptShard: an entry's bytes are not those that were committed.
         """
-        spec, entries = self._spec(tensor), np.asarray(entries, np.int64)
-        out = np.empty((len(entries), *spec.shape[1:]), spec.dtype)
-        target, width = as_bytes(out), spec.row_bytes
-        with self._open() as file:
-            crcs = self._crcs(file, tensor)
-            for first, last in _consecutive(entries):
-                _read(file, spec.start + int(entries[first]) * width, target[first * width : last * width], self.path)
-        self._compare(tensor, entries, map(zlib.crc32, row_bytes(out)), crcs)
-        return out
+        return self.take_all([tensor], entries)[tensor]
+
+    def take_all(self, tensors: Iterable[str], entries: Sequence[int] | np.ndarray) -> dict[str, np.ndarray]:
+        """The same entries of several tensors, as ``take``; the file is opened once."""
+        entries = np.asarray(entries, np.int64)
+        specs = {tensor: self.spec(tensor) for tensor in tensors}
+        found = {tensor: np.empty((len(entries), *spec.shape[1:]), spec.dtype) for tensor, spec in specs.items()}
+        self.fill({tensor: as_bytes(array) for tensor, array in found.items()}, entries, np.arange(len(entries)))
+        return found
+
+    def fill(self, targets: Mapping[str, memoryview], entries: np.ndarray, lines: np.ndarray) -> None:
+        """Read the same entries of some tensors straight to where they go, and check the crc32 of each.
+
+        Line ``lines[i]`` of a tensor's target receives its entry ``entries[i]``. The file is opened once, and entries
+        that follow each other are read at once.
+
+        Raises:
+            CorruptShard: an entry's bytes are not those that were committed.
+        """
+        self._require_keys()
+        if not len(entries):
+            return
+        low, high = int(entries.min()), int(entries.max())
+        crcs = np.empty((len(targets), high + 1 - low), DTYPES["I64"])
+        runs, spans = _runs(entries, lines), []
+        for (tensor, target), own in zip(targets.items(), crcs, strict=True):
+            spec, width = self.spec(tensor), self.spec(tensor).row_bytes
+            spans.append((self._crcs_from(tensor, low, high), own.view(np.uint8).data))
+            for entry, line, count in runs:
+                spans.append((spec.start + entry * width, target[line * width : (line + count) * width]))
+        self.file.fill(spans)
+        places = lines.tolist()
+        for (tensor, target), own in zip(targets.items(), crcs, strict=True):
+            width = self.spec(tensor).row_bytes
+            for line, crc, k in zip(places, own[entries - low].tolist(), range(len(places)), strict=True):
+                if zlib.crc32(target[line * width : (line + 1) * width]) != crc:
+                    raise self.file.corrupt(f"tensor {tensor!r} fails its crc32 at entry {entries[k]}")
 
     def ragged(self, tensor: str, rows: Sequence[int] | np.ndarray) -> list[np.ndarray]:
         """The run of each row in a ragged tensor, in the order asked, checked like ``take``."""
-        spec, rows = self._spec(tensor), np.asarray(rows, np.int64)
+        spec, rows = self.spec(tensor), np.asarray(rows, np.int64)
         offsets = self.take(f"{tensor}.offsets", range(len(self.rows) + 1))
-        runs = []
-        with self._open() as file:
-            crcs = self._crcs(file, tensor)
-            for start, stop in zip(offsets[rows].tolist(), offsets[rows + 1].tolist(), strict=True):
-                if not 0 <= start <= stop <= spec.shape[0]:
-                    raise corrupt(self.path, f"the offsets of {tensor!r} do not rise")
-                run = np.empty(stop - start, spec.dtype)
-                _read(file, spec.start + start * spec.row_bytes, as_bytes(run), self.path)
-                runs.append(run)
-        self._compare(tensor, rows, (zlib.crc32(as_bytes(run)) for run in runs), crcs)
+        edges = list(zip(offsets[rows].tolist(), offsets[rows + 1].tolist(), strict=True))
+        if not all(0 <= start <= stop <= spec.shape[0] for start, stop in edges):
+            raise self.file.corrupt(f"the offsets of {tensor!r} do not rise")
+        runs = [np.empty((stop - start, *spec.shape[1:]), spec.dtype) for start, stop in edges]
+        crcs = np.empty(len(self.rows), DTYPES["I64"])
+        spans = [(spec.start + edge[0] * spec.row_bytes, as_bytes(run)) for edge, run in zip(edges, runs, strict=True)]
+        self.file.fill([(self._crcs_from(tensor, 0, len(crcs) - 1), as_bytes(crcs)), *spans])
+        for row, run in zip(rows.tolist(), runs, strict=True):
+            if zlib.crc32(as_bytes(run)) != crcs[row]:
+                raise self.file.corrupt(f"tensor {tensor!r} fails its crc32 at entry {row}")
         return runs
 
     def entries(self, position: str) -> np.ndarray:
         """For each row the entry that holds it in ``resid.<position>.*``, -1 where the site is absent."""
-        entry = np.full(len(self.rows), -1, np.int64)
-        if self.has(name := f"rows.{position}"):
-            present = self.take(name, range(self._spec(name).shape[0]))
-            if present.size and (present.min() < 0 or present.max() >= len(entry)):
-                raise corrupt(self.path, f"tensor {name!r} names rows that it does not have")
-            entry[present] = np.arange(len(present))
-        return entry
+        if position not in self._entries:
+            entry = np.full(len(self.keys), -1, np.int64)
+            if self.has(name := f"rows.{position}"):
+                present = self.take(name, range(self.spec(name).shape[0]))
+                if present.size and (present.min() < 0 or present.max() >= len(entry)):
+                    raise self.file.corrupt(f"tensor {name!r} names rows that it does not have")
+                entry[present] = np.arange(len(present))
+            self._entries[position] = entry
+        return self._entries[position]
 
     def whole(self, tensor: str) -> np.ndarray:
         """A whole tensor, unchecked: for ``verify``, which does the checking."""
-        with self._open() as file:
-            return read_tensor(file, self._spec(tensor), self.path)
+        return self.file.tensor(self.spec(tensor))
 
-    def _open(self) -> io.FileIO:
-        try:
-            return io.FileIO(self.path)
-        except OSError as error:
-            raise corrupt(self.path, f"it cannot be read ({error.strerror})") from error
+    def _require_keys(self) -> None:
+        """Refuse an index that is wrong about this shard's rows; without this, an array could be of other rows.
 
-    def _spec(self, tensor: str) -> TensorSpec:
-        try:
-            return self.header.tensors[tensor]
-        except KeyError:
-            raise corrupt(self.path, f"it has no tensor {tensor!r}") from None
+        Raises:
+            StoreError: the index says other rows than the shard.
+        """
+        if self.index and self.keys != self._own_keys:
+            raise StoreError(f"{self.index.where} is wrong about {self.file.name}; delete it: it is only a cache")
 
-    def _crcs(self, file: io.FileIO, tensor: str) -> np.ndarray:
-        spec = self._spec(f"crc.{tensor}")
+    def _crcs_from(self, tensor: str, low: int, high: int) -> int:
+        """The byte where the checksums of entries ``low`` to ``high`` begin."""
+        spec = self.spec(f"crc.{tensor}")
         if spec.dtype != DTYPES["I64"] or len(spec.shape) != 1:
-            raise corrupt(self.path, f"the checksums of {tensor!r} are no list")
-        return read_tensor(file, spec, self.path)
-
-    def _compare(self, tensor: str, entries: np.ndarray, found: Iterator[int], crcs: np.ndarray) -> None:
-        for entry, crc in zip(entries.tolist(), found, strict=True):
-            if entry >= len(crcs) or crc != crcs[entry]:
-                raise corrupt(self.path, f"tensor {tensor!r} fails its crc32 at entry {entry}")
+            raise self.file.corrupt(f"the checksums of {tensor!r} are no list")
+        if low < 0 or high >= spec.shape[0]:
+            raise self.file.corrupt(f"tensor {tensor!r} has {spec.shape[0]} checksums and no entry {high}")
+        return spec.start + low * spec.row_bytes
 
 
-@dataclass(frozen=True, eq=False)
-class Located:
-    """Where a committed row stands: its shard, its place there, and its line of the row table."""
+class Located(NamedTuple):
+    """Where a committed row stands: its shard, and its place in that shard's row table."""
 
     shard: Shard
     row: int
-    entry: Mapping[str, Any]
+
+    @property
+    def entry(self) -> Mapping[str, Any]:
+        """Its line of the row table."""
+        return self.shard.rows[self.row]
 
 
-def shards_in(path: Path, identity: str) -> tuple[Shard, ...]:
+def shards_in(place: str | Path | Place, identity: str, index: Index | None = None) -> tuple[Shard, ...]:
     """The committed shards of a store, by name; the list is the snapshot that a reader keeps."""
-    names = (file for file in (path / "shards").glob("*.safetensors") if _is_name(file.stem))
-    return tuple(Shard(file, identity) for file in sorted(names))
+    place = open_place(place)
+    found = []
+    for base, entry in sorted(place.list(FOLDER).items()):
+        name = base.removesuffix(_SUFFIX)
+        if name != base and _is_name(name):
+            fits = index is not None and index.sizes.get(name) == entry.size
+            found.append(Shard(TensorFile(place, f"{FOLDER}/{base}", entry), identity, index if fits else None))
+    return tuple(found)
 
 
-def locate(shards: Sequence[Shard]) -> dict[str, Located]:
-    """Every committed row by its id; where two shards hold one row, the lowest name wins."""
-    located: dict[str, Located] = {}
+def fetch_headers(shards: Sequence[Shard]) -> None:
+    """Read the headers of remote shards that no index holds, several at once: each is a round trip.
+
+    Raises:
+        CorruptShard: a header is not what was committed.
+    """
+    asked = [shard for shard in shards if shard.index is None and not isinstance(shard.file.place, LocalPlace)]
+    if asked:
+        with ThreadPoolExecutor(REQUESTS) as pool:
+            for _ in pool.map(lambda shard: shard.header, asked):
+                pass
+
+
+def locate(shards: Sequence[Shard]) -> dict[Key, Located]:
+    """Every committed row by its id and the hash of its prompt, so that a row captured anew is another one.
+
+    Where two shards hold the same row, the lowest name wins.
+    """
+    located: dict[tuple[str, str], Located] = {}
     for shard in shards:
-        for row, entry in enumerate(shard.rows):
-            located.setdefault(entry["row_id"], Located(shard, row, entry))
+        for row, key in enumerate(shard.keys):
+            located.setdefault(key, Located(shard, row))
     return located
+
+
+def local_path(place: Place) -> Path:
+    """The folder of a place on this machine.
+
+    Raises:
+        StoreError: the place is remote.
+    """
+    if not isinstance(place, LocalPlace):
+        raise StoreError(f"{place.url} is not on this machine; this needs a store in a local folder")
+    return place.path
 
 
 def _is_name(stem: str) -> bool:
     return len(stem) == 32 and not set(stem) - set("0123456789abcdef")
 
 
-def _consecutive(entries: np.ndarray) -> Iterator[tuple[int, int]]:
-    cuts = np.flatnonzero(np.diff(entries) != 1) + 1
-    edges = [0, *cuts.tolist(), len(entries)] if len(entries) else []
-    return itertools.pairwise(edges)
-
-
-def read_tensor(file: io.FileIO, spec: TensorSpec, path: Path) -> np.ndarray:
-    """A whole tensor of an open file, unchecked."""
-    array = np.empty(spec.shape, spec.dtype)
-    _read(file, spec.start, as_bytes(array), path)
-    return array
-
-
-def _read(file: io.FileIO, start: int, target: memoryview, path: Path) -> None:
-    file.seek(start)
-    while target:
-        count = file.readinto(target)
-        if not count:
-            raise corrupt(path, "it became shorter while it was read")
-        target = target[count:]
+def _runs(entries: np.ndarray, lines: np.ndarray) -> list[tuple[int, int, int]]:
+    """(first entry, first line, how many) of stretches in which entries and lines both rise by one."""
+    cuts = np.flatnonzero((entries[1:] != entries[:-1] + 1) | (lines[1:] != lines[:-1] + 1)) + 1
+    edges = [0, *cuts.tolist(), len(entries)]
+    return [(int(entries[i]), int(lines[i]), j - i) for i, j in itertools.pairwise(edges)]

@@ -2,52 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from probe.store.locations import Locations, Row
 from probe.store.manifests import Layout
-from probe.store.shards import Located, Shard
-from probe.values import PlannedRow
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
 @dataclass(frozen=True, eq=False)
-class Row:
-    """One committed row of the latest plan, with its persona and case as the plan lists them."""
+class LabelVariants:
+    """The single tokens that were summed for each label at one answer site, and what each was given.
 
-    planned: PlannedRow
-    persona: Mapping[str, Any]
-    case: Mapping[str, Any]
-    located: Located
+    ``ids`` int32 and ``logp`` float32 (nats, from the full softmax) are ``[rows, labels, variants]``; beyond a label's
+    own variants, and where a row has no such site, they hold -1 and NaN.
+    """
 
-
-def by_shard(rows: Sequence[Row]) -> Iterator[tuple[Shard, np.ndarray, np.ndarray]]:
-    """For each shard that holds some of ``rows``: the shard, their places in ``rows``, their places in the shard."""
-    shards: dict[str, tuple[Shard, list[int]]] = {}
-    for slot, row in enumerate(rows):
-        shards.setdefault(row.located.shard.path.name, (row.located.shard, []))[1].append(slot)
-    for shard, slots in shards.values():
-        places = np.array([rows[slot].located.row for slot in slots])
-        order = np.argsort(places, kind="stable")
-        yield shard, np.array(slots)[order], places[order]
+    ids: np.ndarray
+    logp: np.ndarray
 
 
-def at_site(rows: Sequence[Row], tensor: str, site: str, width: int | None = None) -> np.ndarray:
-    """A label tensor at one answer site, ``[rows]`` or ``[rows, width]``, float32; NaN where the site is absent."""
-    out = np.full((len(rows),) if width is None else (len(rows), width), np.nan, np.float32)
-    for shard, slots, places in by_shard(rows):
+def at_site(rows: Locations, tensors: Mapping[str, int | None], site: str) -> dict[str, np.ndarray]:
+    """Label tensors at one answer site, each ``[rows]`` or ``[rows, width]``, float32; NaN where the site is absent."""
+    n = len(rows)
+    out = {t: np.full((n,) if width is None else (n, width), np.nan, np.float32) for t, width in tensors.items()}
+    for shard, slots, places in rows.pieces():
         sites = shard.listed("label_sites")
         if site in sites:
-            out[slots] = shard.take(tensor, places)[:, sites.index(site)]
+            for tensor, found in shard.take_all(tensors, places).items():
+                out[tensor][slots] = found[:, sites.index(site)]
     return out
 
 
-def cells_table(rows: Sequence[Row], layout: Layout) -> pd.DataFrame:
+def variants_at(rows: Locations, site: str, n_labels: int) -> LabelVariants:
+    """The variants of each label at one answer site; their number is the largest that a shard holds."""
+    parts = []
+    for shard, slots, places in rows.pieces():
+        sites = shard.listed("label_sites")
+        if site in sites and shard.has("label_variant_ids"):
+            found = shard.take_all(("label_variant_ids", "label_variant_logp"), places)
+            parts.append((slots, *(array[:, sites.index(site)] for array in found.values())))
+    width = max((ids.shape[2] for _, ids, _ in parts), default=0)
+    shape = (len(rows), n_labels, width)
+    read = LabelVariants(np.full(shape, -1, np.int32), np.full(shape, np.nan, np.float32))
+    for slots, ids, logp in parts:
+        read.ids[slots, :, : ids.shape[2]], read.logp[slots, :, : ids.shape[2]] = ids, logp
+    return read
+
+
+def cells_table(rows: Sequence[Row], locations: Locations, layout: Layout) -> pd.DataFrame:
     """One line per row, in the order given; docs/FORMAT.md describes the columns."""
     import pandas as pd
 
@@ -55,9 +63,15 @@ def cells_table(rows: Sequence[Row], layout: Layout) -> pd.DataFrame:
         return pd.Series(values, dtype=object)  # so that a missing name stays None
 
     options = layout.options
-    logp = at_site(rows, "label_logp", "prompt_end", len(options)).astype(np.float64)
-    stated = at_site(rows, "label_logp", "answer", len(options)).astype(np.float64)
-    latent = [None if np.isnan(read).any() else options[int(np.argmax(read))] for read in logp]
+    widths = {"label_logp": len(options), "label_mass": None, "entropy": None}
+    prompt, answer = (
+        {tensor: array.astype(np.float64) for tensor, array in at_site(locations, widths, site).items()}
+        for site in ("prompt_end", "answer")
+    )
+    logp, stated = prompt["label_logp"], answer["label_logp"]
+    told = [imported(row) for row in rows]
+    reads = zip(logp, told, strict=True)
+    latent = [by.get("y_latent") if np.isnan(read).any() else options[int(np.argmax(read))] for read, by in reads]
     columns: dict[str, Any] = {
         "case": [row.planned.cell.case for row in rows],
         "family": [row.case.get("family", "") for row in rows],
@@ -72,18 +86,22 @@ def cells_table(rows: Sequence[Row], layout: Layout) -> pd.DataFrame:
         "status": [row.located.entry["status"] for row in rows],
         "letter": names([row.located.entry["letter"] for row in rows]),
         "letter_first": [bool(row.located.entry.get("letter_first")) for row in rows],
+        "parser": [str((row.located.entry.get("extra") or {}).get("parser", "")) for row in rows],
     }
+    if any("category" in row.case for row in rows):
+        columns["category"] = names([row.case.get("category") for row in rows])
     columns |= {f"logp_{option}": logp[:, k] for k, option in enumerate(options)}
     columns |= {f"stated_logp_{option}": stated[:, k] for k, option in enumerate(options)}
     columns |= {
-        "label_mass": at_site(rows, "label_mass", "prompt_end").astype(np.float64),
+        "label_mass": prompt["label_mass"],
         "margin": _margin(logp),
-        "entropy": at_site(rows, "entropy", "prompt_end").astype(np.float64),
-        "stated_label_mass": at_site(rows, "label_mass", "answer").astype(np.float64),
-        "n_prompt": np.array([row.located.entry.get("n_prompt", -1) for row in rows], np.int64),
-        "n_gen": np.array([row.located.entry.get("n_gen", -1) for row in rows], np.int64),
+        "entropy": prompt["entropy"],
+        "stated_label_mass": answer["label_mass"],
+        "n_prompt": _lengths("n_prompt", rows, told),
+        "n_gen": _lengths("n_gen", rows, told),
     }
-    for field in ("wording", "instruction", "rotation", "placement", "prefix", "seed", "intervention"):
+    columns["nonfinite"] = np.array([int(row.located.entry.get("nonfinite", 0)) for row in rows], np.int64)
+    for field in ("wording", "instruction", "rotation", "placement", "prefix", "seed", "intervention", "edition"):
         columns[field] = [getattr(row.planned.cell.condition, field) for row in rows]
     columns["row_id"] = [row.planned.cell.row_id for row in rows]
     for channel, prefix in (("direct", "planned_logp_"), ("reasoned", "planned_stated_logp_")):
@@ -91,6 +109,18 @@ def cells_table(rows: Sequence[Row], layout: Layout) -> pd.DataFrame:
         if planned is not None:
             columns |= {f"{prefix}{option}": planned[:, k] for k, option in enumerate(options)}
     return pd.DataFrame(columns)
+
+
+def imported(row: Row) -> Mapping[str, Any]:
+    """What an import told of a row in place of what a capture would have recorded; empty for captured rows."""
+    told = row.located.entry.get("extra", {}).get("imported")
+    return told if isinstance(told, Mapping) else {}
+
+
+def _lengths(name: str, rows: Sequence[Row], told: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    """Tokens of each row's prompt or answer; -1 where nobody told."""
+    pairs = zip(rows, told, strict=True)
+    return np.array([by.get(name, row.located.entry.get(name, -1)) for row, by in pairs], np.int64)
 
 
 def _margin(logp: np.ndarray) -> np.ndarray:

@@ -1,33 +1,36 @@
-"""The one writer of a store. Knows what is planned, committed and failed, and in what order bytes become durable."""
+"""The writer of a store. Knows what is planned, committed and failed, and in what order bytes become durable."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from probe.store.files import Bytes, fsync_directory, refusal, write_durably
+from probe.store.editions import OnChanged, settle_changes
+from probe.store.files import Bytes, fsync_directory, refusal
+from probe.store.index import write_index
 from probe.store.locks import StoreLock
+from probe.store.manifests import FILE as MANIFEST
 from probe.store.manifests import SCHEMA, Layout, check_same, layout_of, normal, read_manifest
 from probe.store.packing import pack
+from probe.store.places import LocalPlace, Place, open_place
 from probe.store.plans import Plan, cell_name
-from probe.store.progress import LATEST, Coverage, coverage_of, read_failures
+from probe.store.progress import LATEST, Coverage, coverage_of, read_failures, read_runs
 from probe.store.readout import FILE as READOUT
 from probe.store.runs import new_ulid, utc_now
-from probe.store.shard_format import encode, read_header
-from probe.store.shards import locate, shards_in
-from probe.values import Cell, CellRecord, ChangedPrompt, PlannedRow, StoreError, canonical_json
+from probe.store.seal import require_unsealed
+from probe.store.shard_format import encode
+from probe.store.shards import shards_in
+from probe.store.tensor_files import TensorFile
+from probe.values import Cell, CellRecord, PlannedRow, StoreError, canonical_json
 
-DIRECTORIES = ("plan", "shards", "failures", "runs", "tmp")
 
-
-def open_writer(path: str | Path, manifest: Mapping[str, Any], *, lock: StoreLock) -> StoreWriter:
+def open_writer(path: str | Path | Place, manifest: Mapping[str, Any], *, lock: StoreLock) -> StoreWriter:
     """Open a store for writing: make it with this manifest, or continue one that was captured under the same identity.
 
     Temps that a dead writer left are removed. ``manifest`` needs at least ``capture.layers`` (residual points, in the
@@ -37,69 +40,81 @@ def open_writer(path: str | Path, manifest: Mapping[str, Any], *, lock: StoreLoc
         StoreMismatch: the store has another identity; nothing was written.
         StoreError: the lock is not held, the manifest lacks a field, or the directory cannot be written.
     """
-    path = Path(path)
-    if not lock.held or lock.path.resolve() != path.resolve():
-        raise StoreError(f"writing {path} needs its StoreLock; this one is for {lock.path} or was released")
+    place = open_place(path)
+    if not lock.held or not _same(lock.place, place):
+        raise StoreError(f"writing {place.url} needs its StoreLock; this one is for {lock.place.url} or was released")
+    place = lock.place  # where temps go is the lock's affair
     asked = normal(manifest)
     layout = layout_of(asked)
-    file = path / "manifest.json"
     try:
-        if file.exists():
-            check_same(path, read_manifest(path), asked)
-        elif any((path / "shards").glob("*.safetensors")):
-            raise StoreError(f"{path} holds shards but no manifest.json; restore it, or name another --store")
-        for name in DIRECTORIES:
-            (path / name).mkdir(exist_ok=True)
-        for temp in (path / "tmp").iterdir():  # with the lock held, whoever wrote them is dead
-            temp.unlink()
-        if not file.exists():
-            content = json.dumps(asked, indent=2, ensure_ascii=False).encode()
-            write_durably(file, [content], temp_dir=path / "tmp", replace=False)
-            with suppress(PermissionError):  # a parent that may be passed but not read
-                fsync_directory(path.resolve().parent)
+        found = place.list("")
+        if MANIFEST in found:
+            check_same(place.url, read_manifest(place), asked)
+        elif any(name.endswith(".safetensors") for name in place.list("shards")):
+            raise StoreError(f"{place.url} holds shards but no {MANIFEST}; restore it, or name another --store")
+        place.make()
+        lock.clear_temps()
+        if MANIFEST not in found:
+            _write_manifest(place, asked)
     except OSError as error:
-        raise refusal(error, file, 0, 0) from error
-    return StoreWriter(path, layout, lock)
+        raise refusal(error, f"{place.url}/{MANIFEST}", 0, 0) from error
+    return StoreWriter(place, layout, lock)
 
 
 class StoreWriter:
     """Adds plans, rows, failures and run records to one store; made by ``open_writer``."""
 
-    def __init__(self, path: Path, layout: Layout, lock: StoreLock) -> None:
-        self.path = path
+    def __init__(self, place: Place, layout: Layout, lock: StoreLock) -> None:
+        self.place = place
         self._layout = layout
         self._lock = lock
-        self._prompts = {
-            row_id: str(at.entry["prompt_sha"]) for row_id, at in locate(shards_in(path, layout.identity)).items()
-        }
+        self._committed: set[tuple[str, str]] = set()
+        self._seen: set[str] = set()
         self._plan: Plan | None = None
         self._planned: dict[str, PlannedRow] = {}
         self._run: dict[str, Any] | None = None
+        self.refresh()
 
-    def add_plan(self, plan: Plan) -> Coverage:
-        """Make ``plan`` the one that ``pending`` and every later reader follow; returns how far it already is.
+    @property
+    def path(self) -> Path:
+        """The folder of a local store."""
+        return self._lock.path
+
+    @property
+    def plan(self) -> Plan:
+        """The plan that is followed, as ``add_plan`` settled it.
 
         Raises:
-            ChangedPrompt: rows were captured under another prompt text; nothing was written.
-            StoreError: the plan holds a cell twice, or one whose persona or case it does not list.
+            StoreError: none was added.
         """
-        content = plan.file
+        if self._plan is None:
+            raise StoreError("a writer follows the plan that add_plan gave it; there is none")
+        return self._plan
+
+    def refresh(self) -> None:
+        """See the rows that other writers of this store have committed meanwhile."""
+        for shard in shards_in(self.place, self._layout.identity):
+            if shard.name not in self._seen:
+                self._committed |= set(shard.keys)
+                self._seen.add(shard.name)
+
+    def add_plan(self, plan: Plan, on_changed: OnChanged = "error") -> Coverage:
+        """Make ``plan`` the one that ``pending`` and every later reader follow; returns how far it already is.
+
+        ``on_changed`` says what happens to cells that were captured under another text.
+
+        Raises:
+            ChangedPrompt: there are such cells, and ``on_changed`` is ``error``; nothing was written.
+            StoreError: the plan holds a cell twice, or one whose persona or case it does not list; or the store is
+                sealed and the plan is not the one that it was sealed with.
+        """
+        plan = settle_changes(plan, self._committed, on_changed, self.place.url)
+        content, name = plan.file, f"{plan.hash}.jsonl"
         planned = {row.cell.row_id: row for row in plan.rows}
-        changed = [
-            cell_name(row.cell)
-            for row_id, row in planned.items()
-            if self._prompts.get(row_id, row.prompt_sha) != row.prompt_sha
-        ]
-        if changed:
-            more = ", ..." if len(changed) > 5 else ""
-            raise ChangedPrompt(
-                f"{len(changed)} rows changed since capture (first: {', '.join(changed[:5])}{more}): a persona, case "
-                f"or instruction was edited under the same id. Give it a new id, or use --store NEW_DIR ({self.path})"
-            )
-        target = self.path / "plan" / f"{plan.hash}.jsonl"
-        if not target.exists() or target.stat().st_size != len(content):
-            self._write(target, [content])
-        self._write(self.path / "plan" / LATEST, [plan.hash.encode()])
+        for file, wanted in ((name, content), (LATEST, plan.hash.encode())):
+            if self._read(f"plan/{file}") != wanted:
+                require_unsealed(self.place, "to change its plan")
+                self._write(f"plan/{file}", [wanted])
         self._plan, self._planned = plan, planned
         if self._run is not None:
             self._record_run(plan=plan.hash)
@@ -107,12 +122,20 @@ class StoreWriter:
 
     def coverage(self) -> Coverage:
         """How far the latest plan is."""
-        return coverage_of(self._planned, self._prompts, read_failures(self.path))
+        return coverage_of(self._planned, self._committed, read_failures(self.place))
 
-    def pending(self) -> tuple[PlannedRow, ...]:
-        """Rows of the latest plan that are neither committed nor failed for good, in plan order."""
-        pending = self.coverage().pending_rows
-        return tuple(self._planned[row_id] for row_id in pending)
+    def pending(self, again: Callable[[str], bool] = lambda kind: False) -> tuple[PlannedRow, ...]:
+        """Rows of the latest plan that this writer has still to capture, in plan order.
+
+        They are neither committed nor failed for good, and of a writer that shares the store only its own. ``again``
+        says of a kind of failure whether such rows count as pending.
+        """
+        failures, share = read_failures(self.place), self._lock.share
+        coverage = coverage_of(self._planned, self._committed, failures)
+        retried = (row for row in coverage.failed_rows if again(str(failures[row].get("kind"))))
+        wanted = {*coverage.pending_rows, *retried}
+        rows = (row for row_id, row in self._planned.items() if row_id in wanted)
+        return tuple(row for row in rows if share is None or share.holds(row.shard))
 
     def commit(self, records: Sequence[CellRecord], facts: Mapping[str, Any] | None = None) -> str:
         """Commit rows as one shard and return its name; when this returns they survive kill -9 and power loss.
@@ -125,11 +148,15 @@ class StoreWriter:
             ProbeError: a row is not in the plan, is not finite, or does not fit the manifest; nothing was written.
         """
         self._check(records)
+        require_unsealed(self.place, "to add rows")
         shard = pack(records, self._layout)
-        target = self.path / "shards" / f"{shard.name}.safetensors"
-        if not target.exists() or target.stat().st_size != shard.size:
-            self._write(target, shard.parts, shard.size)
-        self._prompts |= {record.cell.row_id: record.prompt_sha for record in records}
+        name = f"{shard.name}.safetensors"
+        stands = self._size_of(name)
+        if stands != shard.size:
+            with suppress(FileExistsError):  # an object store in which another writer was faster: the same bytes
+                replace = stands is not None or isinstance(self.place, LocalPlace)
+                self._write(f"shards/{name}", shard.parts, shard.size, replace=replace)
+        self._committed |= {(record.cell.row_id, record.prompt_sha) for record in records}
         if self._run is not None:
             self._record_run(shards=[*self._run["shards"], {"name": shard.name, "rows": len(records), **(facts or {})}])
         return shard.name
@@ -143,32 +170,42 @@ class StoreWriter:
             "row_id": cell.row_id,
             "persona": cell.persona,
             "case": cell.case,
-            "condition": asdict(cell.condition),
+            "condition": cell.condition.changed,
             "kind": kind,
             "reason": reason,
             "prompt_sha": prompt_sha,
         }
-        self._write(self.path / "failures" / f"{cell.row_id}.json", [canonical_json(failure).encode()])
+        content, name = canonical_json(failure).encode(), f"failures/{cell.row_id}.json"
+        if self._read(name) != content:
+            require_unsealed(self.place, "to record a failure")
+            self._write(name, [content])
+
+    def runs(self) -> tuple[Mapping[str, Any], ...]:
+        """The record of every invocation so far, oldest first."""
+        return read_runs(self.place)
 
     def start_run(self, info: Mapping[str, Any]) -> str:
         """Open the record of this invocation (argv, versions, device, ...) and return its id."""
         run = new_ulid()
+        share = {"writer": str(self._lock.share)} if self._lock.share else {}
         plan = self._plan.hash if self._plan else None
-        self._run = {**info, "id": run, "started": utc_now(), "pid": os.getpid(), "plan": plan, "shards": []}
+        began = {"id": run, "started": utc_now(), "pid": os.getpid(), "plan": plan, "shards": []}
+        self._run = {**info, **share, **began}
         self._record_run()
         return run
 
     def finish_run(self, exit_status: int, **facts: Any) -> None:
-        """Close the record of this invocation; one without ``ended`` was killed."""
+        """Close the record of this invocation, and renew the index; a record without ``ended`` was killed."""
         if self._run is None:
             raise StoreError("finish_run closes the run that start_run opened; there is none")
         self._record_run(**facts, exit_status=exit_status, ended=utc_now())
         self._run = None
+        write_index(self.place, self._layout.identity)
 
     @property
     def has_readout(self) -> bool:
         """Whether the store has its readout already: the weights are identity, so another would say the same."""
-        return (self.path / "readout.safetensors").exists()
+        return READOUT in self.place.list("")
 
     def write_readout(self, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
         """Keep what the label lens needs without the model: final norm, unembedding rows of the labels, scales.
@@ -180,13 +217,13 @@ class StoreWriter:
         """
         marks = {"schema": SCHEMA, "identity_sha256": self._layout.identity}
         readout = encode(tensors, {**metadata, **marks})
-        target = self.path / READOUT
-        if not target.exists():
-            self._write(target, readout.parts, readout.size)
-        elif (found := read_header(target).name) != readout.name:
+        there = TensorFile.at(self.place, READOUT)
+        if there is None:
+            self._write(READOUT, readout.parts, readout.size)
+        elif (found := there.header().name) != readout.name:
             raise StoreError(
-                f"{target} was written with content {found}; this run has {readout.name}: the weights of the final "
-                "norm or of the labels differ. Use --store NEW_DIR, or the original model"
+                f"{self.place.url}/{READOUT} was written with content {found}; this run has {readout.name}: the "
+                "weights of the final norm or of the labels differ. Use --store NEW_DIR, or the original model"
             )
 
     def _check(self, records: Sequence[CellRecord]) -> None:
@@ -200,16 +237,54 @@ class StoreWriter:
                 found = "is not in it" if planned is None else "has another prompt_sha"
                 raise StoreError(f"a commit holds rows of the latest plan; {cell_name(record.cell)} {found}")
 
+    def _read(self, name: str) -> bytes | None:
+        try:
+            return self.place.read(name)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise StoreError(f"{self.place.url}/{name} cannot be read: {error.strerror or error}") from error
+
+    def _size_of(self, shard: str) -> int | None:
+        if isinstance(self.place, LocalPlace):
+            file = self.place.path / "shards" / shard
+            return file.stat().st_size if file.exists() else None
+        entry = self.place.list("shards").get(shard)
+        return None if entry is None else entry.size
+
     def _record_run(self, **changes: Any) -> None:
         assert self._run is not None
         self._run |= changes
         content = json.dumps(self._run, indent=1, default=str).encode()
-        self._write(self.path / "runs" / f"{self._run['id']}.json", [content])
+        self._write(f"runs/{self._run['id']}.json", [content])
 
-    def _write(self, target: Path, parts: Sequence[Bytes], size: int = 0) -> None:
+    def _write(self, name: str, parts: Sequence[Bytes], size: int = 0, *, replace: bool = True) -> None:
         if not self._lock.held:
-            raise StoreError(f"writing {self.path} needs its StoreLock, which was released")
+            raise StoreError(
+                f"writing {self.place.url} needs its StoreLock, which was released, or taken over by another writer "
+                "while this process slept; run the same command again"
+            )
         try:
-            write_durably(target, parts, temp_dir=self.path / "tmp", replace=True)
+            self.place.write(name, parts, replace=replace)
+        except FileExistsError:
+            raise
         except OSError as error:
-            raise refusal(error, target, size or sum(map(len, parts)), len(self._prompts)) from error
+            needed, where = size or sum(map(len, parts)), f"{self.place.url}/{name}"
+            raise refusal(error, where, needed, len(self._committed)) from error
+
+
+def _same(one: Place, other: Place) -> bool:
+    if isinstance(one, LocalPlace) and isinstance(other, LocalPlace):
+        return one.path.resolve() == other.path.resolve()
+    return one.url == other.url
+
+
+def _write_manifest(place: Place, manifest: Mapping[str, Any]) -> None:
+    content = json.dumps(manifest, indent=2, ensure_ascii=False).encode()
+    try:
+        place.write(MANIFEST, [content], replace=False)
+    except FileExistsError:  # another of several writers was faster
+        check_same(place.url, read_manifest(place), manifest)
+    if isinstance(place, LocalPlace):
+        with suppress(PermissionError):  # a parent that may be passed but not read
+            fsync_directory(place.path.resolve().parent)

@@ -1,0 +1,49 @@
+"""Texts that were edited under their old ids. Knows planned rows and the hashes of their prompts; opens no file."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+from typing import Literal
+
+from probe.store.plans import Plan, cell_name
+from probe.values import ChangedPrompt, PlannedRow
+
+OnChanged = Literal["error", "recapture", "new-condition"]
+"""What to do about cells that were captured under another text: refuse; capture them anew, where the old rows are kept
+as superseded; or capture them beside the old ones, under a condition that names the edition."""
+
+ON_CHANGED: tuple[OnChanged, ...] = ("error", "recapture", "new-condition")
+
+
+def settle_changes(plan: Plan, committed: Collection[tuple[str, str]], on_changed: OnChanged, where: str) -> Plan:
+    """The plan to follow, given the (row id, ``prompt_sha``) pairs that are committed already.
+
+    Under ``new-condition`` the changed cells get ``condition.edition``, the first 8 hex digits of the new
+    ``prompt_sha``, and so row ids of their own; the other two leave the plan as it is.
+
+    Raises:
+        ChangedPrompt: cells were captured under another text and ``on_changed`` is ``error``.
+    """
+    known = {row_id for row_id, _ in committed}
+    changed = [
+        row for row in plan.rows if row.cell.row_id in known and (row.cell.row_id, row.prompt_sha) not in committed
+    ]
+    if not changed or on_changed == "recapture":
+        return plan
+    if on_changed == "new-condition":
+        moved = {row.cell.row_id for row in changed}
+        rows = tuple(_edition(row) if row.cell.row_id in moved else row for row in plan.rows)
+        return replace(plan, rows=rows)
+    first = ", ".join(cell_name(row.cell) for row in changed[:5])
+    raise ChangedPrompt(
+        f"{len(changed)} rows changed since capture (first: {first}{', ...' if len(changed) > 5 else ''}): a persona, "
+        f"case or instruction was edited under the same id. Give it a new id, use --store NEW_DIR ({where} stays as it "
+        "is), or choose --on-changed recapture (the new text counts, old rows are kept) or new-condition (both count, "
+        "each under its own condition)"
+    )
+
+
+def _edition(row: PlannedRow) -> PlannedRow:
+    condition = replace(row.cell.condition, edition=row.prompt_sha[:8])
+    return replace(row, cell=replace(row.cell, condition=condition))

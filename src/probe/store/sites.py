@@ -1,0 +1,94 @@
+"""Which sites a store holds: streams, layers, positions, answer sites. Knows shards' headers; reads no activations."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from probe.store.manifests import DTYPES as MANIFEST_DTYPES
+from probe.store.manifests import Layout
+from probe.store.names import UnknownName, require_known
+from probe.store.packing import in_order
+from probe.store.shard_format import DTYPES
+from probe.store.shards import Shard
+
+_TENSOR = re.compile(r"(?P<stream>[a-z_]+)\.(?P<position>.+)\.L(?P<layer>\d{2,})")
+_BY_NAME = dict(zip(MANIFEST_DTYPES, (DTYPES["F32"], DTYPES["BF16"]), strict=True))
+
+
+@dataclass(frozen=True, eq=False)
+class SiteTensors:
+    """The tensors of some layers of one stream at one position, with their width and dtype on disk."""
+
+    tensors: tuple[str, ...]
+    d_model: int
+    dtype: np.dtype[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Sites:
+    """What was captured, as the manifest says it, and beyond that as the shards' headers do."""
+
+    layout: Layout
+    shards: tuple[Shard, ...]
+
+    def layers(self, stream: str) -> list[int]:
+        """The captured layers of a stream, rising; of ``resid`` these are residual points.
+
+        Raises:
+            UnknownName: the stream was not captured.
+        """
+        if stream == "resid":
+            return sorted(self.layout.layers)
+        found = [match for match in self._tensors if match["stream"] == stream]
+        if not found:
+            require_known("stream", stream, in_order(["resid", *(match["stream"] for match in self._tensors)]))
+        return sorted({int(match["layer"]) for match in found})
+
+    def site(self, stream: str, position: str, layers: Sequence[int]) -> SiteTensors:
+        """The tensors of some layers at one position.
+
+        Raises:
+            UnknownName: the stream, a layer or the position was not captured.
+        """
+        known = self.layers(stream)
+        for layer in layers:
+            if layer not in known:
+                points = ", ".join(map(str, known))
+                kind = "residual points" if stream == "resid" else "layers"
+                raise UnknownName(f"layer {layer!r} was not captured; the store holds {kind} {points}")
+        if position not in self.layout.positions:
+            listed = (name for shard in self.shards for name in shard.listed("positions"))
+            require_known("position", position, in_order([*self.layout.positions, *listed]))
+        names = tuple(f"{stream}.{position}.L{layer:02d}" for layer in layers)
+        specs = (shard.spec(names[0]) for shard in self.shards if names and shard.has(names[0]))
+        first = next(specs, None)
+        if first is None:
+            return SiteTensors(names, self.layout.d_model or 0, _BY_NAME[self.layout.dtype or "float32"])
+        if self.layout.dtype is None and any(spec.dtype != first.dtype for spec in specs):
+            return SiteTensors(names, first.shape[-1], DTYPES["F32"])  # shards of two dtypes: the wider holds both
+        return SiteTensors(names, first.shape[-1], first.dtype)
+
+    def require_label_site(self, site: str) -> None:
+        """Refuse an answer site that no shard holds.
+
+        Raises:
+            UnknownName: names the sites that there are.
+        """
+        known: dict[str, None] = {}
+        for shard in self.shards:
+            known |= dict.fromkeys(shard.listed("label_sites"))
+            if site in known:
+                return
+        require_known("label site", site, in_order(known))
+
+    @cached_property
+    def _tensors(self) -> list[re.Match[str]]:
+        names = {name for shard in self.shards for name in shard.header.tensors}
+        matches = (_TENSOR.fullmatch(name) for name in sorted(names))
+        return [match for match in matches if match and not match["stream"].startswith("crc")]
