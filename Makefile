@@ -20,7 +20,7 @@ export MPLBACKEND := Agg
 export OMP_NUM_THREADS ?= 2
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test test-slow lint types format clean
+.PHONY: demo test test-slow torture lint types format clean
 
 demo: $(VENV)/.core
 	@$(BIN)/probe demo
@@ -32,6 +32,11 @@ test: lint types
 test-slow: $(VENV)/.dev
 	@mkdir -p $(VENV)/tmp
 	@TMPDIR=$(CURDIR)/$(VENV)/tmp $(BIN)/python -m pytest -m slow
+
+# The store under faults at full counts, up to ten minutes; as root it also fills a disk and cuts a power.
+torture: $(VENV)/.dev
+	@mkdir -p $(VENV)/tmp
+	@TMPDIR=$(CURDIR)/$(VENV)/tmp OMP_NUM_THREADS=1 $(BIN)/python tests/store/torture.py
 
 lint: $(VENV)/.dev
 	@$(BIN)/ruff format --check .

@@ -126,6 +126,11 @@ def test_metrics_of_a_table_of_predictions(folder: Path) -> None:
     assert (ordered.returncode, ordered.stderr) == (0, "")
     assert "undefined" not in (folder / "ordered" / "metrics.csv").read_text().split("risk_log_ratio")[1].split("\n")[0]
     assert "--high-risk" not in ordered.stdout
+    (folder / "theirs.csv").write_text((folder / "mine.csv").read_text().replace("case,persona", "item,arm", 1))
+    named = ("--columns", "case=item", "--columns", "persona=arm", "--control", "nurse")
+    theirs = probe(folder, "metrics", "theirs.csv", *named, "--ece", "equal-mass")
+    assert (theirs.returncode, theirs.stderr) == (0, "")
+    assert "nurse" in theirs.stdout
     for wrong, said in ((("--cut", "sharp"), "one of high-vs-rest"), (("--out", "mine.csv"), "mine.csv is a file")):
         refused = probe(folder, "metrics", "mine.csv", *wrong)
         assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
@@ -134,6 +139,17 @@ def test_metrics_of_a_table_of_predictions(folder: Path) -> None:
     refused = probe(folder, "metrics", "bad.csv")
     assert refused.returncode == 1
     assert "persona" in refused.stderr
+
+
+def test_rankings_are_read_by_a_command_of_their_own(folder: Path) -> None:
+    rows = [f"{i},{p},{1 + (k + (i > 2)) % 2}" for i in range(6) for k, p in enumerate(("none", "nurse"))]
+    (folder / "judged.csv").write_text("\n".join(["case,persona,rank", *rows]) + "\n")
+    ended = probe(folder, "rankings", "judged.csv", "--base", "none")
+    assert ended.returncode == 0, ended.stderr
+    assert "mean reciprocal rank" in ended.stdout
+    assert (folder / "figures" / "judged" / "rankings.csv").exists()
+    refused = probe(folder, "metrics", "judged.csv")
+    assert (refused.returncode, "probe rankings" in refused.stderr) == (1, True)
 
 
 def test_a_second_writer_is_refused_before_torch_is_imported(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 import time
@@ -54,8 +55,12 @@ def _module_of(base: str, name: str) -> str:
 
 
 def room_of(path: Path) -> str:
-    inside = path.relative_to(SRC).parts
-    return inside[0].removesuffix(".py")
+    return room_named(path.relative_to(SRC).parts[0].removesuffix(".py"))
+
+
+def room_named(name: str) -> str:
+    """The command line is one room in several files: ``cli``, ``cli_options``, ``cli_store``."""
+    return "cli" if name in ("cli_options", "cli_store") else name
 
 
 def broken_rules(files: dict[Path, str]) -> list[str]:
@@ -85,7 +90,7 @@ def broken_rules(files: dict[Path, str]) -> list[str]:
             if top == "transformers" and room not in TORCH_WING | {"prompts"}:
                 broken.append(f"{where}: transformers belongs to prompts and models")
             if top == "probe" and name.count(".") >= 1 and room in ROOMS:
-                other = name.split(".")[1]
+                other = room_named(name.split(".")[1])
                 if other not in ROOMS:
                     continue
                 if ROOMS.index(other) > ROOMS.index(room):
@@ -187,4 +192,5 @@ def test_help_answers_within_a_second_and_without_torch() -> None:
 def test_nothing_unpickles() -> None:
     banned = ("import pickle", "torch.load(", "import dill", "import joblib", "allow_pickle=True")
     for path, text in source().items():
-        assert not [word for word in banned if word in text], path
+        weights = re.sub(r"torch\.load\([^()]*\bweights_only=True\b", "", text)  # reads tensors, unpickles nothing else
+        assert not [word for word in banned if word in weights], path

@@ -15,10 +15,20 @@ _HOMES = {
     "Study": "probe.study",
     "new_study": "probe.study",
     "run": "probe.stages.api",
+    "CapturePolicy": "probe.stages.capture",
     "metrics": "probe.stages.api",
     "compare": "probe.stages.api",
+    "noise_floor": "probe.stages.api",
+    "causes": "probe.stages.api",
+    "variance_components": "probe.stages.api",
+    "rankings": "probe.behaviour",
+    "agreement": "probe.behaviour",
+    "tables": "probe.stages.api",
+    "Question": "probe.stages.analysis",
     "shift": "probe.stages.api",
     "write_report": "probe.stages.api",
+    "import_store": "probe.stages.importing",
+    "Origin": "probe.stages.importing",
     "open_store": "probe.store",
     "Store": "probe.store",
     "Persona": "probe.values",
@@ -34,32 +44,55 @@ _HOMES = {
 }
 
 if TYPE_CHECKING:
-    from probe.behaviour import Settings
-    from probe.stages.api import compare, metrics, run, shift, write_report
+    from probe.behaviour import Settings, agreement, rankings
+    from probe.stages.analysis import Question
+    from probe.stages.api import (
+        causes,
+        compare,
+        metrics,
+        noise_floor,
+        run,
+        shift,
+        tables,
+        variance_components,
+        write_report,
+    )
+    from probe.stages.capture import CapturePolicy
+    from probe.stages.importing import Origin, import_store
     from probe.store import Store, open_store
     from probe.study import Study, new_study
     from probe.values import Case, Condition, Direction, Estimate, Option, Persona, ProbeError, Site, Task
 
 __all__ = [
+    "CapturePolicy",
     "Case",
     "Condition",
     "Direction",
     "Estimate",
     "Option",
+    "Origin",
     "Persona",
     "ProbeError",
+    "Question",
     "Settings",
     "Site",
     "Store",
     "Study",
     "Task",
     "__version__",
+    "agreement",
+    "causes",
     "compare",
+    "import_store",
     "metrics",
     "new_study",
+    "noise_floor",
     "open_store",
+    "rankings",
     "run",
     "shift",
+    "tables",
+    "variance_components",
     "write_report",
 ]
 

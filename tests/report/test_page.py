@@ -1,51 +1,46 @@
-"""The page: self-contained, escaped, and its sentences are made from the estimates."""
+"""The page: self-contained, escaped, and every cell can be found and read."""
 
 import re
 from html.parser import HTMLParser
 
 import numpy as np
-import pandas as pd
 import pytest
 from rich.console import Console
 
-from probe.report import (
-    Coverage,
-    ExampleCell,
-    Report,
-    cautions,
-    findings,
-    render_report,
-    terminal_table,
-)
+from probe.report import Coverage, ReadCell, Report, Tables, cell_pages, render_report, terminal_table
 from probe.report.blocks import metric_blocks
 from probe.report.numbers import decimal, interval, listed, p_value, points
 
 
+def cell(**changes):
+    parts = {
+        "persona": "nurse",
+        "case": "case-1",
+        "stratum": "emergency",
+        "prompt": "You are <b>bold</b>.",
+        "answer": "I think so. Final answer: C <script>evil()</script>",
+        "status": "parsed",
+        "target": "C",
+        "latent": "B",
+        "stated": "C",
+        "span": (26, 27),
+        "rule": "final answer",
+        "reads": {"at the end of the prompt": {"A": 0.1, "B": 0.5, "C": 0.3}},
+    }
+    return ReadCell(**(parts | changes))
+
+
 def page(study, **changes):
-    example = ExampleCell(
-        persona=str(study.table["persona"].iloc[-1]),
-        case=str(study.table["case"].iloc[0]),
-        stratum="emergency",
-        prompt="You are <b>bold</b>.",
-        answer="I think so. Final answer: C <script>evil()</script>",
-        status="parsed",
-        target="C",
-        latent="B",
-        stated="C",
-        span=(26, 27),
-        reads={"at the end of the prompt": {"A": 0.1, "B": 0.6, "C": 0.3}},
-    )
+    names = list(study.table["persona"].unique())
     parts = {
         "title": "Study <script>",
         "subtitle": "a model",
-        "metrics": study.metrics,
-        "comparisons": study.comparisons,
+        "tables": study.tables,
         "coverage": Coverage(100, 100),
-        "shifts": study.shifts,
-        "figures": study.svgs,
+        "figures": study.pictures,
         "facts": {"model": "<img src=x>"},
         "records": {"Settings": {"a": 1}},
-        "examples": [example],
+        "cells": [cell(persona=name, case=str(study.table["case"].iloc[0])) for name in names],
     }
     return render_report(Report(**(parts | changes)))
 
@@ -59,7 +54,7 @@ class Tags(HTMLParser):
     def handle_starttag(self, tag, attrs):
         self.found.append(tag)
         self.attributes += attrs
-        if tag not in ("meta", "img", "br"):
+        if tag not in ("meta", "img", "br", "input"):
             self.open.append(tag)
 
     def handle_endtag(self, tag):
@@ -67,33 +62,46 @@ class Tags(HTMLParser):
 
 
 def test_nothing_from_outside_becomes_markup(hostile_study):
-    tags = Tags(page(hostile_study))
-    assert not tags.open
-    assert "script" not in tags.found
-    assert "i" not in tags.found  # the stratum's <i>
-    assert not [name for name, _ in tags.attributes if name.startswith("on")]
-    assert all(value.startswith("data:image/svg+xml;base64,") for name, value in tags.attributes if name == "src")
+    hostile = cell(persona='"><img onerror=alert(1)>', case="</details><i>x", prompt="</pre><script>x</script>")
+    hostile_pages = [html for _, html in cell_pages([hostile, cell()], title="<script>")]
+    for html in (page(hostile_study), *hostile_pages):
+        tags = Tags(html)
+        assert not tags.open
+        assert "script" not in tags.found
+        assert "i" not in tags.found  # the stratum's <i>
+        assert not [name for name, _ in tags.attributes if name.startswith("on")]
+        assert all(value.startswith("data:image/svg+xml;base64,") for name, value in tags.attributes if name == "src")
+        assert "default-src 'none'" in html
 
 
 def test_the_page_asks_for_nothing_from_elsewhere(small_study):
     html = page(small_study)
     assert not re.search(r"(https?:)?//[a-z]", html, re.IGNORECASE)
     assert all(value.startswith("#") for name, value in Tags(html).attributes if name == "href")
-    assert "default-src 'none'" in html
 
 
 def test_a_name_that_reorders_text_is_shown_by_its_code(hostile_study):
-    html = page(hostile_study)
+    html = page(hostile_study) + "".join(html for _, html in cell_pages([cell(answer="a \u202e b")], title=""))
     assert "\u202e" not in html
-    assert "⟨U+202E⟩" in html
+    assert "a ⟨U+202E⟩ b" in html
 
 
 def test_the_parsed_letter_is_marked_in_the_answer(small_study):
-    assert "Final answer: <mark>C</mark> &lt;script&gt;" in page(small_study)
+    html = page(small_study)
+    assert "Final answer: <mark>C</mark> &lt;script&gt;" in html
+    assert "found by rule “final answer”" in html
+    assert "<mark>" not in page(small_study, cells=[cell(span=None, stated=None, status="refused")])
+
+
+def test_what_the_labels_do_not_hold_stands_beside_them(small_study):
+    html = page(small_study)
+    assert "<td>other</td><td>.10</td>" in html
+    assert "<td>other</td><td>.00</td>" in page(small_study, cells=[cell(reads={"here": {"A": 0.4, "B": 0.6}})])
 
 
 def test_every_page_says_research_use_only_and_the_organism_says_what_it_is(small_study):
     assert "vignettes are not patients" in page(small_study)
+    assert all("vignettes are not patients" in html for _, html in cell_pages([cell()], title=""))
     assert "synthetic organism; no medical validity" not in page(small_study)
     assert "synthetic organism; no medical validity" in page(small_study, synthetic=True)
 
@@ -103,82 +111,62 @@ def test_missing_and_failed_cells_are_told_and_a_complete_run_is_not_alarmed(sma
     html = page(small_study, coverage=coverage)
     assert "9 are still to do" in html
     assert "PromptTooLong: 9120 &gt; 8192" in html
-    assert 'class="alert"' not in page(small_study)
+    assert "are still to do" not in page(small_study)
 
 
 def test_the_same_report_gives_the_same_bytes(small_study):
     assert page(small_study) == page(small_study)
+    cells = [cell(persona=name) for name in ("nurse", "none")]
+    assert list(cell_pages(cells, title="t")) == list(cell_pages(cells, title="t"))
 
 
 def test_a_run_with_the_base_alone_still_gives_a_page(small_study):
-    alone = small_study.metrics[small_study.metrics["persona"] == "none"]
-    for nothing in (small_study.comparisons.iloc[:0], pd.DataFrame()):
-        html = page(small_study, metrics=alone, comparisons=nothing, shifts=pd.DataFrame(), examples=[])
-        assert 'id="comparisons"' not in html
-        assert "Metrics by stratum" in html
-        assert "tests were made" not in html
+    metrics = small_study.tables.metrics
+    alone = Tables(metrics[metrics["persona"] == "none"])
+    html = page(small_study, tables=alone, cells=[], figures=[])
+    assert 'id="comparisons"' not in html
+    assert 'id="cells"' not in html
+    assert "Metrics by stratum" in html
+    assert "tests were made" not in html
 
 
-def sentences(study, **changes):
-    parts = {"metrics": study.metrics, "comparisons": study.comparisons, "shifts": study.shifts} | changes
-    return {finding.topic: " ".join(finding.sentences) for finding in findings(**parts)}
+def shown_by(html, rule):
+    """Cells that stay visible when one radio button is chosen, by the style sheet's own rules."""
+    found = re.search(rf"#{rule}:checked\) \.cells > \.cell:not\(\.(\w+)\)", html)
+    assert found, rule
+    return len(re.findall(rf'<details class="cell [^"]*\b{found[1]}\b', html))
 
 
-def test_findings_carry_the_numbers_of_the_tables(small_study):
-    told = sentences(small_study)
-    rows = small_study.comparisons.set_index(["metric", "persona", "stratum"]).sort_index()
-    row = rows.loc[("accuracy", "ed_physician", "emergency")]
-    assert f"ED physician: accuracy rises by {100 * row['difference']:.1f}" in told["Accuracy"]
-    assert f"{row['n']} pairs" in told["Accuracy"]
-    assert "Strata and pool differ in sign" in told["Accuracy"]
-    assert "helpful assistant" in told["Inside"].split("At no layer above the noise floor")[1]
+def test_each_filter_shows_as_many_cells_as_it_says_and_all_of_them_together_everything(small_study):
+    cells = [
+        cell(),
+        cell(case="b", stratum="primary_care", latent="C"),
+        cell(case="c", persona="none", stated=None, span=None, status="refused"),
+        cell(case="d", persona="none", target="A"),
+    ]
+    html = page(small_study, cells=cells)
+    told = re.findall(r'id="([a-z]+)-(\d+)">([^<]+) <small>(\d+)</small>', html)
+    counts = {}
+    for name, number, _, count in told:
+        assert shown_by(html, f"{name}-{number}") == int(count)
+        counts[name] = counts.get(name, 0) + int(count)
+    assert counts == dict.fromkeys(("persona", "stratum", "labels", "reference", "status"), 4)
+    alike = [cell(persona=f"{'x' * 20}{letter}{'x' * 20}") for letter in "abb"]  # shown by the same short name
+    html = page(small_study, cells=alike)
+    assert [shown_by(html, f"persona-{i}") for i in (0, 1)] == [1, 2]
+    assert 'name="status"' not in page(small_study, cells=cells[:2])  # one value: nothing to filter
 
 
-def test_without_an_effect_no_finding_claims_one(small_study):
-    nothing = small_study.comparisons.assign(p_holm=1.0)
-    told = sentences(small_study, comparisons=nothing)
-    assert told["Accuracy"].startswith("No change of accuracy is resolved for")
-    assert "rises" not in told["Accuracy"] + told["Risk"]
-    untested = small_study.comparisons.assign(p=np.nan, p_holm=np.nan)
-    assert "could be tested" in sentences(small_study, comparisons=untested)["Accuracy"]
-    below = small_study.shifts.assign(floor_max=np.inf)
-    assert "beyond the noise floor" in sentences(small_study, shifts=below)["Inside"]
-
-
-def test_the_largest_shift_is_held_against_the_floor_of_the_largest(small_study):
-    per_layer = small_study.shifts.assign(floor=0.0)
-    assert sentences(small_study, shifts=per_layer)["Inside"] == sentences(small_study)["Inside"]
-
-
-def test_a_calibrated_model_is_not_called_miscalibrated_though_an_arm_passes_its_band(small_study):
-    ece = small_study.metrics["metric"] == "ece"
-    one = small_study.metrics.copy()
-    one.loc[ece, "value"] = one.loc[ece, "null_high"] - 0.001
-    one.loc[one.index[ece & one["null_max"].notna()][0], "value"] += 0.002
-    told = sentences(small_study, metrics=one)["Calibration"]
-    assert told.startswith("No miscalibration of the latent label is resolved: 1 of 12 arms exceeds")
-    assert "where .3 would by chance" in told
-    one.loc[ece, "value"] = one.loc[ece, "null_max"] + 0.01
-    assert "is miscalibrated in 12 of 12 arms" in sentences(small_study, metrics=one)["Calibration"]
-
-
-def test_strata_are_called_opposed_where_the_column_says_so_and_nowhere_else(small_study):
-    assert "differ in sign" in sentences(small_study)["Accuracy"]
-    calm = small_study.comparisons.assign(signs_differ=False)
-    told = sentences(small_study, comparisons=calm)
-    assert not any("differ in sign" in text for text in told.values())
-    legend = page(small_study, comparisons=calm).count("⇄")
-    marked = int(small_study.comparisons["signs_differ"].sum())
-    assert page(small_study).count("⇄") == legend + marked > legend
-
-
-def test_cautions_name_weak_latent_labels_unparsed_answers_and_the_number_of_tests(hostile_study, small_study):
-    told = " ".join(cautions(hostile_study.metrics, hostile_study.comparisons))
-    assert "less than half of the probability" in told
-    assert "$x {2}$ 100% 24 of 24" in told
-    calm = " ".join(cautions(small_study.metrics, small_study.comparisons))
-    assert "less than half" not in calm
-    assert f"{small_study.comparisons['p'].notna().sum()} tests were made" in calm
+def test_the_map_leads_to_every_cell_and_every_link_has_its_place():
+    cells = [cell(persona=f"p{i % 3}", case=f"c{i // 3}", latent="C" if i % 2 else "B") for i in range(1_830)]
+    pages = dict(cell_pages(cells, title="t"))
+    assert set(pages) == {"index.html", *(f"persona-{i}-{part}.html" for i in (1, 2, 3) for part in (1, 2))}
+    links = re.findall(r'href="(persona-[^"#]+)#(c\d+)"', pages["index.html"])
+    assert len(set(links)) == len(cells)
+    places = {(name, place) for name, html in pages.items() for place in re.findall(r'class="body" id="(c\d+)"', html)}
+    assert set(links) == places
+    assert "B→C" in pages["index.html"]
+    assert max(len(html) for html in pages.values()) < 3_000_000
 
 
 def printed(metrics, width=110):
@@ -189,16 +177,18 @@ def printed(metrics, width=110):
 
 
 def test_the_terminal_table_fits_110_columns_and_shows_every_arm_with_its_plan(small_study):
-    text = printed(small_study.metrics)
+    text = printed(small_study.tables.metrics)
     assert max(len(line.rstrip()) for line in text.splitlines()) <= 110
     assert "…" not in text
     assert text.count("emergency") == 6
-    row = small_study.metrics.query("metric == 'accuracy' and persona == 'ed_nurse' and stratum == 'emergency'").iloc[0]
+    row = small_study.tables.metrics.query(
+        "metric == 'accuracy' and persona == 'ed_nurse' and stratum == 'emergency'"
+    ).iloc[0]
     assert f"{decimal(row['value'])} [{decimal(row['planned'])}]" in text
 
 
 def test_the_terminal_table_without_a_plan_has_no_brackets_and_hostile_names_stay_text(hostile_study):
-    text = printed(hostile_study.metrics.assign(planned=np.nan))
+    text = printed(hostile_study.tables.metrics.assign(planned=np.nan))
     assert "[" not in text
     assert "<script>alert(1)" in text
     assert "undef." in text
@@ -206,7 +196,7 @@ def test_the_terminal_table_without_a_plan_has_no_brackets_and_hostile_names_sta
 
 
 def test_a_persona_that_states_nothing_has_no_stated_shares_in_the_terminal(hostile_study):
-    text = printed(hostile_study.metrics.assign(planned=np.nan))
+    text = printed(hostile_study.tables.metrics.assign(planned=np.nan))
     rows = [line.split() for line in text.splitlines()]
     silent = next(row for row in rows if "100%" in row)
     n = silent.index("12")
@@ -217,7 +207,7 @@ def test_a_persona_that_states_nothing_has_no_stated_shares_in_the_terminal(host
 
 
 def test_a_persona_that_states_nothing_has_no_stated_shares_on_the_page(hostile_study):
-    first = metric_blocks(hostile_study.metrics)[0]
+    first = metric_blocks(hostile_study.tables.metrics)[0]
     rows = {row["persona"]: row["cells"] for row in first["groups"][-1]["rows"]}
     silent, speaking = (next(cells for name, cells in rows.items() if mark in name) for mark in ("100%", "no persona"))
     accuracy, strict = first["columns"].index("Accuracy"), first["columns"].index("Consistency (strict)")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from probe.stages.analysis import main_shifts, shift_tables
+from probe.stages.analysis import Question, main_shifts, shift_tables
 from probe.stages.commands import run_directions, run_metrics, run_report
 from probe.stages.inspection import describe_store
 from probe.stages.places import figures_path
@@ -58,7 +59,7 @@ def test_names_in_square_brackets_are_shown_as_they_are(
     assert NURSE in shown
     assert "[b]store" in shown
     run_directions(path, store=None, base=None, out=None)
-    run_metrics(path, store=None, base=None, out=None)
+    run_metrics(path, Question())
     assert capsys.readouterr().out.count(NURSE) >= 2
 
 
@@ -76,11 +77,12 @@ def test_directions_show_the_first_captured_position_where_prompt_end_is_not(
 
 def test_a_base_that_was_not_captured_is_refused_by_every_command(tmp_path: Path) -> None:
     path = store_at(tmp_path / "store")
-    for command in (run_metrics, run_directions, run_report):
+    asked = partial(run_metrics, question=Question(base="nurse"))
+    for command in (asked, partial(run_directions, base="nurse"), partial(run_report, base="nurse")):
         with pytest.raises(
             ProbeError, match=r"base persona 'nurse' is not in the table\. The nearest known persona is"
         ):
-            command(path, store=None, base="nurse", out=tmp_path / "out")
+            command(path, store=None, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -94,7 +96,7 @@ def test_a_file_where_results_should_go_is_refused_before_any_work(
         with pytest.raises(ProbeError, match="taken is a file"):
             run_study(Study.from_mapping({**study, "cases": "builtin:triage"}), out=out)
         with pytest.raises(ProbeError, match="taken is a file"):
-            run_metrics(store_at(tmp_path / f"store-{out.name}"), store=None, base=None, out=out)
+            run_metrics(store_at(tmp_path / f"store-{out.name}"), Question(), out=out)
     assert not (tmp_path / "cache").exists()
     assert figures_path("s", None) == Path("figures/s")
 

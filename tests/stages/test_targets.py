@@ -9,7 +9,7 @@ import pytest
 
 import probe
 from probe.behaviour import CUTS, Settings
-from probe.stages.analysis import behaviour_tables
+from probe.stages.analysis import Question, behaviour_tables
 from probe.stages.targets import read_table
 from probe.values import ProbeError
 
@@ -100,7 +100,7 @@ def test_options_and_settings_reach_metrics_comparisons_and_bins() -> None:
     assert compared.loc["risk_propensity", "difference"] == 0
     assert probe.compare(table, options=options).set_index("metric").loc["risk_propensity", "note"] == ""
     sure = table.assign(logp_stay=-0.1, logp_go=-3.0, logp_call=-3.0)
-    tables = behaviour_tables(sure, settings=Settings(n_bins=4))
+    tables = behaviour_tables(sure, Question(settings=Settings(n_bins=4)))
     assert (tables.reliability["upper"] - tables.reliability["lower"] == 0.25).all()
     with pytest.raises(ProbeError, match="at least one bin"):
         Settings(n_bins=0)
@@ -111,7 +111,7 @@ def test_a_base_that_was_asked_for_must_be_there_and_the_default_need_not() -> N
     with pytest.raises(
         ProbeError, match=r"base persona 'nurze' is not in the table\. The nearest known persona is 'nurs"
     ):
-        behaviour_tables(table, base="nurze")
+        behaviour_tables(table, Question(base="nurze"))
     others = table.assign(persona=table["persona"].replace({"none": "doctor"}))
     assert behaviour_tables(others).comparisons.empty
-    assert len(behaviour_tables(others, base="doctor").comparisons)
+    assert len(behaviour_tables(others, Question(base="doctor")).comparisons)

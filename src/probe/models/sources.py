@@ -16,6 +16,7 @@ from probe.values import ModelError, sha256_of
 _NEEDED = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
 _NOT_NEEDED = ["consolidated*", "original/*"]
 _BLOB = re.compile(r"^[0-9a-f]{64}$")
+_COMMIT = re.compile(r"^[0-9a-f]{40}$")
 
 
 @dataclass(frozen=True)
@@ -98,10 +99,22 @@ def _require_weights(source: ModelSource) -> None:
             f"{folder} has no safetensors weights (found {found}); "
             "save them with model.save_pretrained(folder), which writes safetensors"
         )
-    if "auto_map" in _read_config(folder) and not source.trust_remote_code:
+    if "auto_map" in _read_config(folder):
+        _require_trust(source)
+
+
+def _require_trust(source: ModelSource) -> None:
+    """A model's own Python code runs only where that was asked for, and from the hub only code that cannot change."""
+    if not source.trust_remote_code:
         raise ModelError(
-            f"{folder} brings its own Python code (auto_map), which is not run unless asked; "
+            f"{source.folder} brings its own Python code (auto_map), which is not run unless asked; "
             "set model.trust_remote_code: true if you trust it"
+        )
+    local = Path(source.id).expanduser().is_dir()
+    if not local and not _COMMIT.match(source.revision or ""):
+        raise ModelError(
+            f"{source.id} brings its own Python code (auto_map), which runs only at a pinned commit, and "
+            f"{source.revision or 'no revision'} may move; read the code and set model.revision: {source.folder.name}"
         )
 
 

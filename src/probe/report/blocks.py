@@ -2,74 +2,164 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from probe.report.numbers import DASH, decimal, interval, p_value, plural, points, signed
-from probe.report.style import METRIC_NAMES, arms, shown
+from probe.report.effect_sentences import IN_POINTS
+from probe.report.numbers import DASH, SIGNIFICANT, decimal, interval, p_value, plural, points, signed
+from probe.report.sites import cause_name, site_name
+from probe.report.style import arms, metric_name, shown
 from probe.values import ALL
 
-SIGNIFICANT = 0.05
-
 BLOCKS: dict[str, tuple[str, ...]] = {
-    "Accuracy, consistency and calibration": (
-        *("accuracy", "accuracy_latent", "consistency", "consistency_strict", "ece", "overconfidence"),
-        *("brier", "log_loss"),
+    "Accuracy and consistency": (
+        *("accuracy", "accuracy_latent", "consistency", "consistency_strict", "kappa"),
+        *("consistency_letter_first", "consistency_later_letter"),
+    ),
+    "Calibration of the latent label, and of the stated answer": (
+        *("ece", "ece_equal_mass", "ece_debiased_sq", "ece_classwise", "smooth_ece", "overconfidence", "brier"),
+        *("log_loss", "stated_ece", "stated_overconfidence", "stated_brier"),
     ),
     "Risk": (
         *("risk_propensity", "risk_propensity_latent", "risk_sensitivity", "risk_sensitivity_latent"),
         *("risk_log_ratio", "over_triage_rate", "under_triage_rate"),
         *("expected_urgency_latent", "expected_urgency_stated"),
     ),
-    "What was parsed, and how much the labels weigh": ("parse_rate", "refusal_rate", "label_mass"),
+    "What was parsed, and how much the labels weigh": (
+        *("parse_rate", "refusal_rate", "unparsable_rate", "truncated_rate", "conflicting_rate"),
+        *("label_mass", "low_mass_rate", "entropy", "margin"),
+    ),
 }
-"""Metrics of each table of the page."""
+"""Metrics of each table of the page; what else the metrics hold stands in a last one."""
 
 STATED_SHARES = ("accuracy", "consistency_strict", "risk_propensity")
 """Shares of all answers that say nothing where no answer was parsed."""
 
-IN_POINTS = {"accuracy", "accuracy_latent", "consistency_strict", "consistency_both", "ece", "risk_propensity"}
-"""Differences shown in percentage points; the others are in the metric's own unit."""
-
 
 def metric_blocks(metrics: pd.DataFrame) -> list[dict[str, Any]]:
-    """Per block a table: personas as rows, grouped by stratum, metrics as columns."""
+    """Per block a table: personas as rows, grouped by stratum, metrics as columns; absent metrics have no column."""
+    found = list(dict.fromkeys(metrics["metric"]))
+    named = {name for names in BLOCKS.values() for name in names}
+    wanted = {**BLOCKS, "Label distributions and the rest": tuple(name for name in found if name not in named)}
+    personas, strata = arms(metrics)
+    rows = {(persona, stratum): rows_of_arm(metrics, persona, stratum) for persona in personas for stratum in strata}
     blocks = []
-    for title, names in BLOCKS.items():
-        groups = []
-        personas, strata = arms(metrics)
-        for stratum in strata:
-            rows = []
-            for persona in personas:
-                arm = rows_of_arm(metrics, persona, stratum)
-                # Where no answer states a label (all cut off, say) a stated share of .00 would read as a finding.
-                hidden = STATED_SHARES if arm["parse_rate"]["value"] == 0 else ()
-                cells = [_cell(arm[name]) if name not in hidden else _nothing(arm[name]) for name in names]
-                rows.append({"persona": shown(persona), "cells": cells})
-            groups.append({"title": shown(stratum), "rows": rows})
-        blocks.append({"title": title, "columns": [METRIC_NAMES[name] for name in names], "groups": groups})
+    for title, listed in wanted.items():
+        names = [name for name in listed if name in found]
+        groups = [
+            {
+                "title": shown(stratum),
+                "rows": [{"persona": shown(name), "cells": _cells(rows[name, stratum], names)} for name in personas],
+            }
+            for stratum in strata
+        ]
+        if names:
+            blocks.append({"title": title, "columns": [metric_name(name) for name in names], "groups": groups})
     return blocks
 
 
+def _cells(arm: Mapping[str, pd.Series], names: Sequence[str]) -> list[dict[str, Any]]:
+    # Where no answer states a label (all cut off, say) a stated share of .00 would read as a finding.
+    hidden = STATED_SHARES if silent(arm) else ()
+    cells = []
+    for name in names:
+        if name not in arm:
+            cells.append({"value": DASH, "small": [], "plan": ""})
+        else:
+            cells.append(_nothing(arm[name]) if name in hidden else _cell(arm[name]))
+    return cells
+
+
+def silent(arm: Mapping[str, pd.Series]) -> bool:
+    """Does no answer of this arm state a label?"""
+    return "parse_rate" in arm and bool(arm["parse_rate"]["value"] == 0)
+
+
 def comparison_blocks(comparisons: pd.DataFrame) -> list[dict[str, Any]]:
-    """Per metric a table of differences, with a line that says how many are resolved."""
+    """Per base and metric a table of differences, with a line that says how many are resolved."""
     blocks, order = [], arms(comparisons)[0]
-    for metric, part in comparisons.groupby("metric", sort=False):
+    bases = list(dict.fromkeys(comparisons["base"]))
+    for (base, metric), part in comparisons.groupby(["base", "metric"], sort=False):
         rows = part.sort_values("stratum", key=lambda stratum: stratum == ALL, kind="stable")
         rows = rows.sort_values("persona", key=lambda persona: persona.map(order.index), kind="stable")
         in_points = metric in IN_POINTS
         tested, starred = int(rows["p"].notna().sum()), int((rows["p_holm"] < SIGNIFICANT).sum())
         told = f"{starred} of {plural(tested, 'test')} with Holm p < .05" if tested else "described, not tested"
+        against = f" against {shown(str(base))}" if len(bases) > 1 else ""
+        title = metric_name(str(metric)) + against + (" (percentage points)" if in_points else "")
         blocks.append(
-            {
-                "title": METRIC_NAMES[str(metric)] + (" (percentage points)" if in_points else ""),
-                "told": told,
-                "rows": [_difference(row, in_points) for _, row in rows.iterrows()],
-            }
+            {"title": title, "told": told, "rows": [_difference(row, in_points) for _, row in rows.iterrows()]}
         )
     return blocks
+
+
+def further_blocks(
+    floor: pd.DataFrame, omnibus: pd.DataFrame, sites: pd.DataFrame, causes: pd.DataFrame
+) -> list[dict[str, Any]]:
+    """Tables of the noise floor, Cochran's Q, consistency by site and causes, as columns and rows of text."""
+    made = [_floor(floor), _omnibus(omnibus), _sites(sites), _causes(causes)]
+    return [block for block in made if block["rows"]]
+
+
+def _block(title: str, note: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> dict[str, Any]:
+    return {"title": title, "note": note, "columns": list(columns), "rows": [list(row) for row in rows]}
+
+
+def _arm(row: pd.Series) -> list[str]:
+    return [shown(str(row["persona"])), shown(str(row["stratum"]))]
+
+
+def _floor(table: pd.DataFrame) -> dict[str, Any]:
+    rows = []
+    for _, row in table.iterrows():
+        unit = points if row["metric"] in IN_POINTS else signed
+        beyond = "beyond" if row["p_holm"] < SIGNIFICANT else DASH if pd.isna(row["p_holm"]) else "within"
+        half = unit(row["floor_half"]).removeprefix("+") if pd.notna(row.get("floor_half", np.nan)) else DASH
+        numbers = [unit(row["effect"]), f"±{half}", f"{unit(row['floor_low'])} to {unit(row['floor_high'])}"]
+        rank = f"{p_value(row['p_rank'])} (least {p_value(row['p_rank_min'])})"
+        counts = f"{row['k']:.0f}, {row['m']:.0f}"
+        tests = [p_value(row["p"]), p_value(row["p_holm"]), rank, counts, beyond]
+        rows.append([*_arm(row), metric_name(str(row["metric"])), *numbers, *tests])
+    note = (
+        "Effect: the persona (mean of its wordings) minus the mean of the neutral control wordings, in percentage "
+        "points for shares. Floor: what 95 % of controls with as many wordings would stay within."
+    )
+    columns = ("persona", "cases", "metric", "effect", "floor", "range of controls", "p", "Holm p", "rank p")
+    return _block("The noise floor", note, (*columns, "controls, wordings", "floor"), rows)
+
+
+def _omnibus(table: pd.DataFrame) -> dict[str, Any]:
+    rows = []
+    for _, row in table.iterrows():
+        found = [decimal(row["Q"]), f"{row['df']:.0f}", p_value(row["p"]), p_value(row["p_holm"]), f"{row['n']:.0f}"]
+        rows.append([shown(str(row["stratum"])), metric_name(str(row["metric"])), *found, str(row.get("note", ""))])
+    note = "Cochran's Q over all personas at once, on cases that every persona has."
+    return _block("All personas at once", note, ("cases", "metric", "Q", "df", "p", "Holm p", "n", "note"), rows)
+
+
+def _sites(table: pd.DataFrame) -> dict[str, Any]:
+    rows = []
+    for _, row in table.iterrows():
+        rate = [decimal(row["value"]), interval(row["low"], row["high"]), f"{row['n']:.0f}", decimal(row["label_mass"])]
+        strict = [decimal(row.get("strict", np.nan)), f"{row.get('n_strict', np.nan):.0f}".replace("nan", DASH)]
+        rows.append([*_arm(row), site_name(str(row["site"])), *rate, *strict])
+    columns = ("persona", "cases", "labels read", "CR", "95 % interval", "n", "label mass", "strict", "n strict")
+    note = "CR over parsed cells; strict: an unparsed answer is a mismatch."
+    return _block("Consistency by answer site", note, columns, rows)
+
+
+def _causes(table: pd.DataFrame) -> dict[str, Any]:
+    rows = []
+    for _, row in table.iterrows():
+        parted = f"{decimal(row['rate_disagree'])} ({row['k_disagree']:.0f} of {row['n_disagree']:.0f})"
+        agreed = f"{decimal(row['rate_agree'])} ({row['k_agree']:.0f} of {row['n_agree']:.0f})"
+        ratio = f"{decimal(row['ratio'], 1)} {interval(row['ratio_low'], row['ratio_high'], 1)}".strip()
+        rows.append([*_arm(row), cause_name(str(row["cause"])), parted, agreed, ratio, decimal(row["share"])])
+    columns = ("persona", "cases", "cause", "disagreeing cells", "agreeing cells", "ratio", "exclusive share")
+    return _block("Causes of disagreement", "Causes overlap; the share counts each cell once.", columns, rows)
 
 
 def rows_of_arm(metrics: pd.DataFrame, persona: str, stratum: str) -> dict[str, pd.Series]:
@@ -104,17 +194,19 @@ def _difference(row: pd.Series, in_points: bool) -> dict[str, str]:
         return points(value) if in_points else signed(value)
 
     limits = "" if pd.isna(row["low"]) else f"[{number(row['low'])}, {number(row['high'])}]"
-    star = " *" if row["p_holm"] < SIGNIFICANT else ""
+    star = (" ◆" if row.get("family", "") == "confirmatory" else "") + (" *" if row["p_holm"] < SIGNIFICANT else "")
     return {
         "persona": shown(row["persona"]),
         "stratum": shown(row["stratum"]),
         "difference": number(row["difference"]),
         "mark": star + (" ⇄" if row["signs_differ"] else ""),
         "interval": limits,
-        "plan": number(row["planned"]),
+        "plan": number(row["planned"]) if "planned" in row else DASH,
         "n": f"{row['n']:.0f}",
         "discordant": "" if pd.isna(row["b"]) else f"{row['b']:.0f} : {row['c']:.0f}",
         "p": p_value(row["p"]),
         "p_holm": p_value(row["p_holm"]),
-        "method": "; ".join(filter(None, (row["test"] or row["method"], row["note"]))),
+        "p_bh": p_value(row["p_bh"]) if "p_bh" in row else DASH,
+        "detectable": number(row["detectable"]).removeprefix("+") if "detectable" in row else DASH,
+        "method": "; ".join(filter(None, (str(row["test"] or row["method"]), str(row["note"] or "")))),
     }

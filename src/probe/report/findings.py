@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from probe.report.numbers import DASH, decimal, interval, listed, p_value, plural, points
-from probe.report.style import METRIC_NAMES, shown
+from probe.report.effect_sentences import effects, in_words, omnibus, planned_contrasts
+from probe.report.effects import against, main_base
+from probe.report.figures import Tables
+from probe.report.numbers import decimal, interval, listed, plural
+from probe.report.sites import LOW_MASS, cause_name, site_name
+from probe.report.style import shown
 from probe.values import ALL
-
-SIGNIFICANT = 0.05
-LOW_MASS = 0.5
-"""Below this probability on all labels together a latent label means little."""
 
 HEADLINES = {"accuracy": "Accuracy", "consistency_strict": "Consistency", "risk_propensity": "Risk"}
 """Tested metrics that are told persona by persona, with the topic they belong to; the others stand in the tables."""
@@ -22,72 +22,44 @@ HEADLINES = {"accuracy": "Accuracy", "consistency_strict": "Consistency", "risk_
 
 @dataclass(frozen=True)
 class Finding:
-    """Sentences on one topic; every one carries numbers, intervals and counts. ``lead`` says how to read them."""
+    """Sentences on one topic; every one carries numbers, intervals and counts. ``lead`` says how to read them.
+
+    ``decided`` marks what was decided before the run (confirmatory); all else is exploratory.
+    """
 
     topic: str
     sentences: tuple[str, ...]
     lead: str = ""
+    decided: bool = False
 
 
-def findings(metrics: pd.DataFrame, comparisons: pd.DataFrame, shifts: pd.DataFrame | None = None) -> list[Finding]:
-    """What the run shows, by topic: tested effects first, then calibration, the shift inside and the plan.
+def findings(tables: Tables) -> list[Finding]:
+    """What the run shows: contrasts decided beforehand first, then effects by topic, calibration, sites, shift, plan.
 
-    ``comparisons`` and ``shifts`` may be empty: what they would say is then left out.
+    Tables may be empty: what they would say is then left out.
     """
-    told = []
-    if len(comparisons):
-        base = shown(str(comparisons["base"].iloc[0]))
-        lead = f"Paired differences from {base} with 95 % intervals; p is Holm-adjusted."
+    return [finding for finding in _all(tables) if finding.sentences]
+
+
+def _all(tables: Tables) -> Iterator[Finding]:
+    compared = tables.comparisons
+    if len(compared):
+        if "family" in compared:
+            lead = "Named in the study's confirm list before the run; p is Holm-adjusted over these alone."
+            yield Finding("Decided beforehand", tuple(planned_contrasts(compared)), lead, decided=True)
+        base = main_base(compared)
+        lead = f"Paired differences from {shown(base)} with 95 % intervals; p is Holm-adjusted."
         for metric, topic in HEADLINES.items():
-            rows = comparisons[comparisons["metric"] == metric]
-            told.append(Finding(topic, tuple(_effects(rows, METRIC_NAMES[metric].lower())), lead))
-    told.append(Finding("Calibration", tuple(_calibration(metrics))))
-    if shifts is not None and len(shifts):
-        told.append(Finding("Inside", tuple(_shift(shifts))))
-    told.append(Finding("Against the plan", tuple(_plan(metrics))))
-    return [finding for finding in told if finding.sentences]
-
-
-def cautions(metrics: pd.DataFrame, comparisons: pd.DataFrame) -> list[str]:
-    """What to keep in mind while reading: selection, undefined quantities, tests made, weak latent labels."""
-    tests = _tests(comparisons) if len(comparisons) else ()
-    return [*_weak_latent(metrics), *_unparsed(metrics), *_undefined(metrics), *tests]
-
-
-def _effects(rows: pd.DataFrame, what: str) -> Iterator[str]:
-    unresolved: list[str] = []
-    untested: list[str] = []
-    for persona, part in rows.groupby("persona", sort=False):
-        resolved = part["p_holm"] < SIGNIFICANT
-        name = shown(str(persona))
-        if not resolved.any():
-            (unresolved if part["p"].notna().any() else untested).append(name)
-            continue
-        hidden = bool(part["signs_differ"].any())
-        told = part[(resolved | hidden) & (part["stratum"] != ALL)]
-        strata = [_moves(row) for _, row in told.iterrows()]
-        pool = _moves(part[part["stratum"] == ALL].iloc[0])
-        text = f"{listed(strata)}; it {pool}" if strata else pool
-        warning = " Strata and pool differ in sign: read the strata." if hidden else ""
-        yield f"{name}: {what} {text}.{warning}"
-    if unresolved:
-        yield f"No change of {what} is resolved for {listed(unresolved)} (Holm-adjusted p ≥ .05 everywhere)."
-    if untested:
-        yield f"No change of {what} could be tested for {listed(untested)}: no pair of cases qualifies."
-
-
-def _moves(row: pd.Series) -> str:
-    """``rises by 19.3 pp in emergency [+11.2, +27.3] (300 pairs, p < .001)``."""
-    where = "over all cases" if row["stratum"] == ALL else f"in {shown(row['stratum'])}"
-    if np.isnan(row["difference"]):
-        return f"is undefined {where}"
-    verb = "rises" if row["difference"] > 0 else "falls" if row["difference"] < 0 else "moves"
-    size = f"{verb} by {points(abs(row['difference'])).removeprefix('+')}\u00a0pp"
-    p = p_value(row["p_holm"])
-    test = "untested" if p == DASH else f"p\u00a0{p}" if p.startswith("<") else f"p\u00a0=\u00a0{p}"
-    unresolved = "" if row["p_holm"] < SIGNIFICANT else ", unresolved"
-    limits = f"[{points(row['low'])}, {points(row['high'])}] ({plural(row['n'], 'pair')}, {test}{unresolved})"
-    return f"{size} {where} {limits}"
+            rows = against(compared, base)
+            rows = rows[rows["metric"] == metric]
+            if len(rows):
+                told = (*omnibus(tables.omnibus, metric), *effects(rows, tables.floor))
+                yield Finding(topic, told, lead)
+    yield Finding("Calibration", tuple(_calibration(tables.metrics)))
+    yield Finding("Where labels part", (*_sites(tables.sites), *_causes(tables.causes)))
+    if len(tables.shifts):
+        yield Finding("Inside", tuple(_shift(tables.shifts)))
+    yield Finding("Against the plan", tuple(_plan(tables.metrics)))
 
 
 def _calibration(metrics: pd.DataFrame) -> Iterator[str]:
@@ -105,15 +77,57 @@ def _calibration(metrics: pd.DataFrame) -> Iterator[str]:
         return
     worst = _largest(beyond, "value")
     same = (metrics["persona"] == worst["persona"]) & (metrics["stratum"] == worst["stratum"])
-    lean = metrics[same & (metrics["metric"] == "overconfidence")].iloc[0]
-    side = "over" if lean["value"] > 0 else "under"
+    lean = metrics[same & (metrics["metric"] == "overconfidence")]
+    side = ""
+    for _, row in lean.iterrows():
+        side = f"; confidence minus accuracy is {decimal(row['value'])} {interval(row['low'], row['high'])}"
+        side += f": {'over' if row['value'] > 0 else 'under'}confident"
     yield (
         f"The latent label is miscalibrated in {len(beyond)} of {plural(len(ece), 'arm')}: there the ECE lies above "
         "what the largest of so many arms would reach, in 19 of 20 studies, if all were calibrated. Largest: "
-        f"{_arm(worst)}, ECE {decimal(worst['value'])} (limit {decimal(worst['null_max'])}, "
-        f"{plural(worst['n'], 'cell')}); confidence minus accuracy is {decimal(lean['value'])} "
-        f"{interval(lean['low'], lean['high'])}: {side}confident. Taken one by one, {chance}."
+        f"{arm_name(worst)}, ECE {decimal(worst['value'])} (limit {decimal(worst['null_max'])}, "
+        f"{plural(worst['n'], 'cell')}){side}. Taken one by one, {chance}."
     )
+
+
+def _sites(sites: pd.DataFrame) -> Iterator[str]:
+    """Consistency at every site, from the lowest persona to the highest, over all cases."""
+    rows = sites[(sites["stratum"] == ALL) & sites["value"].notna()] if len(sites) else sites
+    told = []
+    for site, part in rows.groupby("site", sort=False) if len(rows) else ():
+        low, high = _least(part, "value"), _largest(part, "value")
+        ends = (
+            f"{decimal(low['value'])} ({shown(low['persona'])}) and {decimal(high['value'])} ({shown(high['persona'])})"
+        )
+        same = decimal(low["value"]) == decimal(high["value"])
+        text = f"{decimal(low['value'])} for every persona" if same else f"between {ends}"
+        weak = part["label_mass"] < LOW_MASS
+        mass = f", where the labels hold {decimal(part['label_mass'].mean())} of the probability" if weak.any() else ""
+        told.append(f"{site_name(str(site))} {text}{mass}")
+    if told:
+        yield f"The written label is the one preferred, among parsed cells: {'; '.join(told)}."
+
+
+def _causes(causes: pd.DataFrame) -> Iterator[str]:
+    rows = causes[causes["stratum"] == ALL] if len(causes) else causes
+    if rows.empty or not rows["n_disagree"].sum():
+        return
+    n = rows.groupby("persona")["n_disagree"].first().sum()
+    counts = rows.groupby("cause", sort=False)["k_share"].sum()
+    shares = [f"{decimal(k / n)} {cause_name(str(cause))}" for cause, k in counts.items() if k]
+    yield f"Of {plural(n, 'cell')} whose labels disagree, each counted under its first cause: {listed(shares)}."
+    both = rows[rows["ratio"].notna() & np.isfinite(rows["ratio"].astype(float)) & (rows["k_disagree"] >= _FEW)]
+    if len(both):
+        top = _largest(both, "ratio")
+        yield (
+            f"The most telling cause is “{cause_name(top['cause'])}” for {shown(top['persona'])}: it occurs in "
+            f"{decimal(top['rate_disagree'])} of disagreeing and {decimal(top['rate_agree'])} of agreeing cells "
+            f"(ratio {top['ratio']:.1f} {interval(top['ratio_low'], top['ratio_high'], 1)}, {top['k_disagree']:.0f} of "
+            f"{top['n_disagree']:.0f} and {top['k_agree']:.0f} of {top['n_agree']:.0f})."
+        )
+
+
+_FEW = 5  # a ratio from fewer cells is not worth a sentence
 
 
 def _shift(shifts: pd.DataFrame) -> Iterator[str]:
@@ -150,62 +164,21 @@ def _plan(metrics: pd.DataFrame) -> Iterator[str]:
         off = (rows["value"] - rows["planned"]).abs().to_numpy()
         worst = rows.iloc[int(off.argmax())]
         told.append(
-            f"{decimal(off.max())} in {METRIC_NAMES[metric].lower()} (mean {decimal(off.mean())}; {_arm(worst)}: "
+            f"{decimal(off.max())} in {in_words(metric)} (mean {decimal(off.mean())}; {arm_name(worst)}: "
             f"{decimal(worst['value'])} measured, {decimal(worst['planned'])} planned)"
         )
     if told:
         yield f"On the same cells, measured and planned differ by at most {listed(told)}."
 
 
-def _weak_latent(metrics: pd.DataFrame) -> Iterator[str]:
-    mass = metrics[metrics["metric"] == "label_mass"]
-    rows = mass[mass["value"] < LOW_MASS]
-    if rows.empty:
-        return
-    where = listed([f"{_arm(row)} ({decimal(row['value'])})" for _, row in rows.iterrows()])
-    if len(rows) == len(mass) > 1:
-        ends = dict.fromkeys((decimal(rows["value"].min()), decimal(rows["value"].max())))
-        where = f"every persona in every stratum ({' to '.join(ends)})"
-    yield (
-        f"The labels together hold less than half of the probability at the end of the prompt for {where}: "
-        "there the latent label, consistency and calibration mean little."
-    )
-
-
-def _unparsed(metrics: pd.DataFrame) -> Iterator[str]:
-    rows = metrics[(metrics["metric"] == "parse_rate") & (metrics["stratum"] == ALL) & (metrics["value"] < 1)]
-    if not rows.empty:
-        told = [
-            f"{shown(row['persona'])} {row['n'] - row['counts']['k']:.0f} of {row['n']}" for _, row in rows.iterrows()
-        ]
-        yield (
-            f"Answers without a parsed label: {listed(told)}. They count as wrong, as not high-risk and, in strict "
-            "consistency, as mismatches; plain consistency leaves them out."
-        )
-
-
-def _undefined(metrics: pd.DataFrame) -> Iterator[str]:
-    rows = metrics[(metrics["metric"] == "risk_sensitivity") & metrics["note"].str.contains("type II|error at all")]
-    if not rows.empty:
-        yield (
-            f"Risk sensitivity is undefined in {plural(len(rows), 'arm')} without a type II error; the smoothed "
-            "log-ratio and both counts stand in the tables."
-        )
-
-
-def _tests(comparisons: pd.DataFrame) -> Iterator[str]:
-    tested = comparisons[comparisons["p"].notna()]
-    if len(tested):
-        names = listed([METRIC_NAMES[name].lower() for name in tested["metric"].drop_duplicates()])
-        yield (
-            f"{plural(len(tested), 'test')} were made, of {names}; every p in a sentence or behind a star is "
-            "Holm-adjusted over all of them. Differences of ECE, log loss and stated urgency are described, not tested."
-        )
+def arm_name(row: pd.Series) -> str:
+    """``ED nurse in emergency``; the persona alone for the pool."""
+    return shown(row["persona"]) if row["stratum"] == ALL else f"{shown(row['persona'])} in {shown(row['stratum'])}"
 
 
 def _largest(rows: pd.DataFrame, column: str) -> pd.Series:
     return rows.iloc[int(rows[column].to_numpy(dtype=float).argmax())]
 
 
-def _arm(row: pd.Series) -> str:
-    return shown(row["persona"]) if row["stratum"] == ALL else f"{shown(row['persona'])} in {shown(row['stratum'])}"
+def _least(rows: pd.DataFrame, column: str) -> pd.Series:
+    return rows.iloc[int(rows[column].to_numpy(dtype=float).argmin())]

@@ -6,6 +6,9 @@ import numpy as np
 
 DASH = "–"
 
+SIGNIFICANT = 0.05
+"""Level of every star and of every sentence that calls an effect resolved."""
+
 
 def decimal(value: float | None, digits: int = 2) -> str:
     """``.72``, ``−.05``, ``1.00``: no zero before the point; a dash where undefined."""

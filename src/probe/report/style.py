@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import matplotlib.style
@@ -17,6 +19,12 @@ from probe.values import ALL
 TEXT_WIDTH = 6.9
 """Width of a full text column in inches; figures are made at their print size."""
 
+COLUMN_WIDTH = 3.3
+"""Width of one of two columns in inches."""
+
+PAGE_HEIGHT = 9.2
+"""What a page can hold, in inches; a taller figure is drawn one stratum at a time."""
+
 BASE_COLOUR = "#6b6b6b"
 INK = "#222222"
 SOFT = "#8a8a8a"
@@ -27,6 +35,7 @@ _HUES = ("#CC79A7", "#0072B2", "#009E73", "#D55E00", "#56B4E9", "#E69F00")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 _LONGEST_NAME = 28
+_HEAD = 17
 _NAMES = {"none": "no persona", ALL: "all cases"}
 _ACRONYMS = {"ed": "ED", "gp": "GP", "icu": "ICU", "ai": "AI", "ecg": "ECG"}
 
@@ -36,10 +45,20 @@ METRIC_NAMES: Mapping[str, str] = {
     "consistency": "Consistency",
     "consistency_strict": "Consistency (strict)",
     "consistency_both": "Consistency (parsed in both)",
+    "consistency_letter_first": "Consistency, letter first",
+    "consistency_later_letter": "Consistency, letter later",
+    "kappa": "Kappa, latent and stated",
     "ece": "ECE",
+    "ece_equal_mass": "ECE (equal mass)",
+    "ece_debiased_sq": "ECE², debiased",
+    "ece_classwise": "ECE (classwise)",
+    "smooth_ece": "Smooth ECE",
     "overconfidence": "Overconfidence",
     "brier": "Brier score",
     "log_loss": "Log loss (nats)",
+    "stated_ece": "ECE (stated)",
+    "stated_overconfidence": "Overconfidence (stated)",
+    "stated_brier": "Brier score (stated)",
     "risk_propensity": "Risk propensity",
     "risk_propensity_latent": "Risk propensity (latent)",
     "risk_sensitivity": "Risk sensitivity I/II",
@@ -51,16 +70,46 @@ METRIC_NAMES: Mapping[str, str] = {
     "expected_urgency_stated": "Expected urgency (stated)",
     "parse_rate": "Parse rate",
     "refusal_rate": "Refusal rate",
+    "unparsable_rate": "Unparsable rate",
+    "truncated_rate": "Truncated rate",
+    "conflicting_rate": "Conflicting rate",
     "label_mass": "Label mass",
+    "low_mass_rate": "Label mass < .5",
+    "entropy": "Entropy (nats)",
+    "margin": "Margin (nats)",
 }
 """What a reader sees for each metric."""
 
 
+def metric_name(metric: str) -> str:
+    """A metric as a reader sees it; one without a name of its own in plain words."""
+    if metric in METRIC_NAMES:
+        return METRIC_NAMES[metric]
+    if metric.startswith("probability_"):
+        option, _, channel = metric.removeprefix("probability_").rpartition("_")
+        return f"P({visible(option)}), {channel}"
+    words = visible(metric).replace("_", " ")
+    return words[:1].upper() + words[1:]
+
+
 def shown(name: str) -> str:
     """A persona or stratum as a reader sees it: words for underscores, shortened where it would not fit."""
-    words = [_ACRONYMS.get(word, word) for word in name.replace("_", " ").split()]
+    words = [_ACRONYMS.get(word, word) for word in visible(name).replace("_", " ").split()]
     text = _NAMES.get(name, " ".join(words)) or "(unnamed)"
-    return text if len(text) <= _LONGEST_NAME else text[: _LONGEST_NAME - 1] + "…"
+    if len(text) <= _LONGEST_NAME:
+        return text
+    # Long names of one study share their beginning more often than their end: keep both.
+    return f"{text[:_HEAD]}…{text[_HEAD + 1 - _LONGEST_NAME :]}"
+
+
+def visible(text: str) -> str:
+    """Control characters and characters that reorder text are shown by their code, so that no name can hide."""
+    for character in sorted(c for c in set(text) if unicodedata.category(c) in _HIDDEN and c not in "\n\t"):
+        text = text.replace(character, f"⟨U+{ord(character):04X}⟩")
+    return text
+
+
+_HIDDEN = ("Cc", "Cf", "Co", "Cs")
 
 
 def colours(personas: Sequence[str], base: str) -> dict[str, str]:
@@ -80,6 +129,14 @@ def arms(table: pd.DataFrame) -> tuple[list[str], list[str]]:
     return personas, sorted(strata, key=lambda stratum: bool(stratum == ALL))
 
 
+def stratum_looks(strata: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Colour and marker of each stratum; the pool is black."""
+    hues, shapes = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#E69F00"), ("s", "^", "v", "P", "X", "d")
+    parts = [stratum for stratum in strata if stratum != ALL]
+    looks = {stratum: (hues[i % len(hues)], shapes[i % len(shapes)]) for i, stratum in enumerate(parts)}
+    return looks | ({ALL: (INK, "o")} if ALL in strata else {})
+
+
 @contextmanager
 def styled() -> Iterator[None]:
     """The project's matplotlib settings for as long as the context lasts; nothing global is changed."""
@@ -96,17 +153,21 @@ def laid_out(figure: Figure) -> Figure:
 
 def svg(figure: Figure) -> str:
     """The figure as SVG text, the same bytes on every run."""
-    buffer = io.StringIO()
+    return _rendered(figure, "svg", Date=None, Creator=None).decode("utf-8")
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as PNG at 200 dots per inch, the same bytes on every run."""
+    return _rendered(figure, "png", Software=None)
+
+
+def pdf(figure: Figure) -> bytes:
+    """The figure as PDF with embedded fonts and without a date, the same bytes on every run."""
+    return _rendered(figure, "pdf", CreationDate=None, Creator=None, Producer=None)
+
+
+def _rendered(figure: Figure, form: str, **metadata: Any) -> bytes:
+    buffer = io.BytesIO()
     with styled():
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+        figure.savefig(buffer, format=form, metadata=metadata)
     return buffer.getvalue()
-
-
-def save(figure: Figure, folder: Path, name: str) -> tuple[Path, Path]:
-    """Write ``name.png`` (200 dpi) and ``name.svg`` into the folder, byte-identical on a second run."""
-    folder.mkdir(parents=True, exist_ok=True)
-    png, vector = folder / f"{name}.png", folder / f"{name}.svg"
-    with styled():
-        figure.savefig(png, format="png", metadata={"Software": None})
-    vector.write_text(svg(figure), encoding="utf-8")
-    return png, vector

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 
 import pandas as pd
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from probe.report.blocks import rows_of_arm
-from probe.report.numbers import decimal
+from probe.report.blocks import rows_of_arm, silent
+from probe.report.numbers import DASH, decimal
 from probe.report.style import arms, shown
 
 
@@ -35,33 +36,41 @@ def terminal_table(metrics: pd.DataFrame, *, brief: bool = False) -> Table:
     for persona, stratum in itertools.product(personas, strata):
         arm = rows_of_arm(metrics, persona, stratum)
         # Where no answer states a label (all cut off, say) a stated share of .00 would read as a finding.
-        silent = arm["parse_rate"]["value"] == 0
-        values = [_value(arm["accuracy"], planned, silent)]
-        values += [_value(arm[name], planned) for name in ("accuracy_latent", "consistency")]
-        values += [decimal(arm["ece"]["value"]) if brief else _ece(arm["ece"])]
-        values += [_value(arm["risk_propensity"], planned, silent), _errors(arm["risk_sensitivity"])]
+        mute = silent(arm)
+        values = [_value(arm.get("accuracy"), planned, mute)]
+        values += [_value(arm.get(name), planned) for name in ("accuracy_latent", "consistency")]
+        values += [_ece(arm.get("ece"), brief)]
+        values += [_value(arm.get("risk_propensity"), planned, mute), _errors(arm.get("risk_sensitivity"))]
         if last and persona != last:
             table.add_section()
         name = shown(persona) if persona != last else ""
-        table.add_row(Text(name), Text(shown(stratum)), str(arm["accuracy"]["n"]), *map(Text, values))
+        table.add_row(Text(name), Text(shown(stratum)), _count(arm), *map(Text, values))
         last = persona
     return table
 
 
-def _value(row: pd.Series, planned: bool, silent: bool = False) -> str:
-    value = decimal(None if silent else row["value"])
+def _count(arm: Mapping[str, pd.Series]) -> str:
+    row = arm.get("accuracy", arm.get("accuracy_latent"))
+    return DASH if row is None else f"{row['n']:.0f}"
+
+
+def _value(row: pd.Series | None, planned: bool, mute: bool = False) -> str:
+    if row is None:
+        return DASH
+    value = decimal(None if mute else row["value"])
     return f"{value} [{decimal(row['planned'])}]" if planned else value
 
 
-def _ece(row: pd.Series) -> str:
-    if pd.isna(row["value"]):
-        return decimal(None)
-    return f"{decimal(row['value'])} ({decimal(row['null_low'])}–{decimal(row['null_high'])})"
+def _ece(row: pd.Series | None, brief: bool) -> str:
+    if row is None or pd.isna(row["value"]):
+        return DASH
+    null = "" if brief else f" ({decimal(row['null_low'])}–{decimal(row['null_high'])})"
+    return decimal(row["value"]) + null
 
 
-def _errors(row: pd.Series) -> str:
+def _errors(row: pd.Series | None) -> str:
+    if row is None or not row["counts"]:
+        return DASH
     counts = row["counts"]
-    if not counts:
-        return decimal(None)
     ratio = "undef." if pd.isna(row["value"]) else f"{row['value']:.2f}"
     return f"{counts['type_1']:.0f}:{counts['type_2']:.0f} {ratio}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +17,62 @@ from probe.values import ALL, ProbeError
 
 DEFAULT_BASE = "none"
 
+VARIANCE_OF = ("accuracy", "accuracy_latent", "consistency_strict", "risk_propensity")
+"""The metrics whose variance is split into persona, wording, seed and case."""
+
 MAIN_POSITION = "prompt_end"
 """Where the figure and the terminal show the residual shift, if it was captured; the table has every position."""
 
 
+@dataclass(frozen=True)
+class Question:
+    """What is asked of a table of cells; None stands for what the table, or its study, says itself.
+
+    ``base`` is the persona that the others are compared with; ``controls`` are the personas whose wordings make the
+    noise floor (by default those of the role ``control``). ``options`` stand in rising urgency. ``settings`` hold the
+    bins of the ECE and the cut between over- and under-triage; ``equal_mass`` draws the reliability bins so.
+    """
+
+    base: str | None = None
+    controls: tuple[str, ...] | None = None
+    options: tuple[str, ...] | None = None
+    high_risk: str | None = None
+    settings: Settings = field(default_factory=Settings)
+    equal_mass: bool = False
+
+    @property
+    def labels(self) -> dict[str, Any]:
+        """What every function of ``behaviour`` may be told of the options."""
+        return {"options": self.options, "high_risk": self.high_risk}
+
+
 @dataclass(frozen=True, eq=False)
 class BehaviourTables:
-    """What a table of cells says: metrics by persona and stratum, differences from the base, bins of reliability.
+    """What a table of cells says, in the tables of :mod:`probe.behaviour`; one that the cells do not allow is empty.
 
-    ``comparisons`` is empty where the table has no base persona, or no other.
+    ``comparisons`` need a base persona and another, ``floor`` control wordings, ``positions`` and ``rotations`` two
+    rotations, ``variance`` two wordings or two seeds of some persona, ``sites`` and ``causes`` both labels.
+    ``metrics.attrs["absent"]`` says which metrics are not there, and which columns they need.
     """
 
     metrics: pd.DataFrame
     comparisons: pd.DataFrame
     reliability: pd.DataFrame
+    sites: pd.DataFrame = field(default_factory=pd.DataFrame)
+    risk: pd.DataFrame = field(default_factory=pd.DataFrame)
+    causes: pd.DataFrame = field(default_factory=pd.DataFrame)
+    rates: pd.DataFrame = field(default_factory=pd.DataFrame)
+    positions: pd.DataFrame = field(default_factory=pd.DataFrame)
+    rotations: pd.DataFrame = field(default_factory=pd.DataFrame)
+    omnibus: pd.DataFrame = field(default_factory=pd.DataFrame)
+    floor: pd.DataFrame = field(default_factory=pd.DataFrame)
+    variance: pd.DataFrame = field(default_factory=pd.DataFrame)
 
 
-def study_of(store: Store) -> Mapping[str, Any]:
-    """The study of the store's latest run; of the manifest where no run was recorded."""
+def study_of(store: Store | pd.DataFrame) -> Mapping[str, Any]:
+    """The study of the store's latest run; of the manifest where no run was recorded, or of a table of that store."""
+    if isinstance(store, pd.DataFrame):
+        return dict(store.attrs.get("study", {}))
     for run in reversed(store.runs()):
         if run.get("study"):
             return dict(run["study"])
@@ -53,38 +91,108 @@ def cells(source: Store | pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def behaviour_tables(
-    source: Store | pd.DataFrame,
-    *,
-    base: str | None = None,
-    options: Sequence[str] | None = None,
-    high_risk: str | None = None,
-    settings: Settings | None = None,
-) -> BehaviourTables:
-    """Metrics, comparisons with the base persona, and reliability bins of a store or of a user's own table.
+def behaviour_tables(source: Store | pd.DataFrame, question: Question | None = None) -> BehaviourTables:
+    """Everything that behaviour says of a store or of a user's own table.
 
-    ``base`` is the persona that the others are compared with: by default the study's own, else ``none``. Without that
-    default in the table there is no comparison. ``options`` in rising urgency and ``high_risk`` are a store's own
-    unless they are given; ``settings`` hold the bins of the ECE and the cut between over- and under-triage.
+    The base is by default the study's own, else ``none``; without that default in the table there is no comparison.
+    Where there are control wordings, every persona is compared with their mean as well. The study's planned contrasts
+    are tested as such.
 
     Raises:
-        ProbeError: the base that was asked for is not in the table, or the table breaks a rule of ``read_outcomes``.
+        ProbeError: the base or a control that was asked for is not in the table, or the table breaks a rule of
+            ``read_outcomes``.
     """
-    table, settings = cells(source), settings or Settings()
-    measured = behaviour.metrics(table, options=options, high_risk=high_risk, settings=settings)
-    personas = list(measured["persona"].unique())
-    chosen = _base(source, base, personas)
-    compared = pd.DataFrame()
-    if chosen in personas and len(personas) > 1:
-        compared = behaviour.compare(table, chosen, options=options, high_risk=high_risk, settings=settings)
-    return BehaviourTables(measured, compared, behaviour.reliability(table, options=options, n_bins=settings.n_bins))
+    table, asked = cells(source), question or Question()
+    outcomes = behaviour.read_outcomes(table, **asked.labels)
+    both = {"y_gen", "y_latent"} <= outcomes.told
+    neutral = behaviour.control_personas(table, asked.controls)
+    measured = behaviour.metrics(table, **asked.labels, settings=asked.settings)
+    options, empty = asked.options, pd.DataFrame()
+    return BehaviourTables(
+        metrics=measured,
+        comparisons=comparisons(source, asked),
+        reliability=_reliability(table, asked) if "logp_<label>" in outcomes.told else empty,
+        sites=behaviour.consistency_by_site(table, options=options) if both else empty,
+        risk=behaviour.risk_by_cut(table, **asked.labels),
+        causes=behaviour.causes(table, options=options) if both else empty,
+        rates=_rates(table, options) if "y_gen" in outcomes.told else empty,
+        positions=behaviour.position_bias(table, options=options) if _varies(table, "rotation") else empty,
+        rotations=behaviour.accuracy_by_rotation(table, options=options) if _varies(table, "rotation") else empty,
+        omnibus=behaviour.cochran(table, **asked.labels) if len(outcomes.personas) > 2 else empty,
+        floor=behaviour.noise_floor(table, controls=neutral, **asked.labels) if neutral else empty,
+        variance=_variance(table, asked),
+    )
+
+
+def comparisons(source: Store | pd.DataFrame, asked: Question) -> pd.DataFrame:
+    """Every persona against the base, the bases of planned contrasts, and the mean of the control wordings.
+
+    Empty without the default base, or without another persona. ``attrs["waiting"]``: planned contrasts without cells.
+    """
+    table = cells(source)
+    personas = list(table["persona"].unique())
+    base = _base(source, asked.base, personas)
+    if base not in personas or len(personas) < 2:
+        return pd.DataFrame()
+    confirm, waiting = _planned_contrasts(source, base, table)
+    neutral = behaviour.control_personas(table, asked.controls)
+    bases = [base, *(contrast["base"] for contrast in confirm), *([behaviour.CONTROLS] if neutral else [])]
+    compared = behaviour.compare(
+        table,
+        list(dict.fromkeys(bases)),
+        confirm=confirm,
+        controls=neutral or None,
+        **asked.labels,
+        settings=asked.settings,
+    )
+    compared.attrs["waiting"] = waiting
+    return compared
+
+
+def _planned_contrasts(
+    source: Store | pd.DataFrame, base: str, table: pd.DataFrame
+) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+    """The contrasts that the study planned: those whose arms were captured, and those that wait for theirs."""
+    planned = study_of(source).get("confirm", ())
+    found = [{"base": base} | {key: value for key, value in one.items() if value is not None} for one in planned]
+    personas, strata = set(table["persona"]), {ALL, *table.get("stratum", ())}
+    names = {"persona": personas, "base": personas, "stratum": strata}
+    here = [one for one in found if all(one.get(key, ALL) in known for key, known in names.items())]
+    return here, [one for one in found if one not in here]
+
+
+def _reliability(table: pd.DataFrame, asked: Question) -> pd.DataFrame:
+    return behaviour.reliability(
+        table, options=asked.options, n_bins=asked.settings.n_bins, equal_width=not asked.equal_mass
+    )
+
+
+def _rates(table: pd.DataFrame, options: Sequence[str] | None) -> pd.DataFrame:
+    """How answers were read, by persona, and by role and category of persona or case where the table has them."""
+    groups = ["persona", *(name for name in ("role", "category") if _varies(table, name))]
+    parts = [behaviour.answer_rates(table, by=name, options=options).assign(by=name) for name in groups]
+    return pd.concat(parts, ignore_index=True)
+
+
+def _variance(table: pd.DataFrame, asked: Question) -> pd.DataFrame:
+    """Variance over personas, wordings, seeds and cases, where a persona has several wordings or seeds."""
+    several = [name for name in ("wording", "seed") if name in table and _several(table, name)]
+    return behaviour.variance_components(table, VARIANCE_OF, **asked.labels) if several else pd.DataFrame()
+
+
+def _several(table: pd.DataFrame, name: str) -> bool:
+    """Has some persona more than one value of a column?"""
+    return bool(table.groupby("persona")[name].nunique().gt(1).any())
+
+
+def _varies(table: pd.DataFrame, name: str) -> bool:
+    return name in table and table[name].nunique() > 1
 
 
 def _base(source: Store | pd.DataFrame, asked: str | None, personas: Sequence[str]) -> str:
     """The base persona. One that was asked for must be there; the default need not."""
     if asked is None:
-        default = study_of(source).get("base", DEFAULT_BASE) if isinstance(source, Store) else DEFAULT_BASE
-        return str(default)
+        return str(study_of(source).get("base", DEFAULT_BASE))
     if asked not in personas:
         from probe.study.located import nearest  # late: only a refusal needs it
 
@@ -136,16 +244,14 @@ def pooled(table: pd.DataFrame) -> pd.DataFrame:
 
 def save_tables(folder: Path, tables: Mapping[str, pd.DataFrame]) -> list[Path]:
     """Each table as ``<name>.csv`` in a folder; a text that a spreadsheet would run as a formula is quoted."""
+    from probe.report.drawn import inert  # late: tables alone need no figures
+
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for name, table in tables.items():
         if table.empty:
             continue
         path = folder / f"{name}.csv"
-        table.map(_inert).to_csv(path, index=False)
+        table.map(inert).to_csv(path, index=False)
         written.append(path)
     return written
-
-
-def _inert(value: Any) -> Any:
-    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import shutil
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from importlib.metadata import version
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from tqdm import tqdm
+
+from probe.stages.interrupts import Interrupted, terminable
 from probe.stages.places import store_path
-from probe.store import StoreLock, StoreWriter, open_writer
-from probe.store.locks import ENTRIES
+from probe.stages.store_lock import clear, locked
+from probe.store import OnChanged, Share, StoreWriter, open_writer
+from probe.store.files import size_text
+from probe.store.places import LocalPlace, Place
+from probe.store.seal import require_unsealed
 from probe.study import Study
-from probe.values import ProbeError
+from probe.values import ProbeError, StoreError
 
 if TYPE_CHECKING:
     from probe.capture import Capturer, Job
@@ -30,35 +31,61 @@ if TYPE_CHECKING:
     from probe.stages.resolution import Resolved
 
 SMALL_MODEL_BYTES = 32 * 2**20
-VERSIONS_OF = ("persona-probe", "torch", "transformers", "tokenizers", "safetensors", "numpy")
+ROW_OVERHEAD_BYTES = 4096
+"""Rough bytes of a row beside its residuals: tokens, text, label reads, checksums and its line of the row table."""
+
+
+@dataclass(frozen=True)
+class CapturePolicy:
+    """How a capture treats what it finds.
+
+    ``on_changed`` is what happens to cells whose text was edited under its id (see :class:`probe.store.OnChanged`).
+    ``share`` makes this one of several writers. ``allow_nonfinite`` stores rows with NaN or infinities, marked, which
+    otherwise fail. ``strict_numerics`` refuses to continue a store under other versions, devices or batch sizes.
+    ``retry_failed`` captures rows again that failed before, such as those that ran out of memory.
+    """
+
+    on_changed: OnChanged = "error"
+    share: Share | None = None
+    allow_nonfinite: bool = False
+    strict_numerics: bool = False
+    retry_failed: bool = False
+
+    def tries_again(self, kind: str) -> bool:
+        """Whether rows that failed in this way are captured again."""
+        return self.retry_failed or (self.allow_nonfinite and kind == "NonFinite")
 
 
 @dataclass(frozen=True)
 class CaptureOutcome:
-    """How a capture ended: rows planned, committed (``resumed`` of them by earlier runs) and failed, and seconds."""
+    """How a capture ended: rows planned, committed (``resumed`` of them by earlier runs) and failed, and seconds.
 
-    store: Path
+    ``left`` rows are still to be captured by this writer; where several share the store, the others' do not count.
+    """
+
+    store: str | Path
     planned: int
     committed: int
     resumed: int
     failed: int
     seconds: float = field(compare=False)
+    left: int = 0
+    share: Share | None = None
 
     @property
     def exit_status(self) -> int:
-        """0 where every row was captured, 3 where some failed or are missing."""
-        return 0 if self.committed == self.planned else 3
+        """0 where every row was captured (by one of several writers: every row of its own), 3 where some are not."""
+        done = self.left == 0 and self.failed == 0 if self.share else self.committed == self.planned
+        return 0 if done else 3
 
 
-class Interrupted(ProbeError):
-    """A run was interrupted; every committed shard is safe."""
-
-    def __init__(self, message: str, exit_status: int) -> None:
-        super().__init__(message)
-        self.exit_status = exit_status
-
-
-def capture(study: Study, *, store: Path | None = None, fresh: bool = False) -> CaptureOutcome:
+def capture(
+    study: Study,
+    *,
+    store: str | Path | None = None,
+    fresh: bool = False,
+    policy: CapturePolicy | None = None,
+) -> CaptureOutcome:
     """Capture every cell of a study that its store does not hold yet; a second call continues or finds nothing to do.
 
     The store is locked before torch is imported. ``fresh`` removes what the store holds and starts again.
@@ -67,24 +94,26 @@ def capture(study: Study, *, store: Path | None = None, fresh: bool = False) -> 
         ProbeError: the study, the model or the store refuses; nothing was written then.
         Interrupted: SIGINT or SIGTERM; the shards committed so far stay.
     """
-    started = time.monotonic()
+    started, policy = time.monotonic(), policy or CapturePolicy()
     path = store_path(study, store)
-    with _locked(path) as lock:
+    if fresh and policy.share:
+        raise ProbeError("--fresh removes what the other writers do; start the store again without --writer")
+    with locked(path, policy.share) as lock:
         from probe.stages.preparation import prepare
 
         preparation = prepare(study)
         backend = None
         if fresh:
+            require_unsealed(lock.place, "to start it again")
             backend = _load(preparation.resolved)  # a model that does not load must not cost the store
-            _clear(path)
+            clear(lock.place)
         writer = open_writer(path, preparation.manifest, lock=lock)
-        before = writer.add_plan(preparation.plan)
-        for refusal in preparation.cells.refusals:
-            writer.fail(refusal.cell, refusal.kind, refusal.reason, prompt_sha=refusal.prompt_sha)
-        pending = {row.cell.row_id for row in writer.pending()}
-        jobs = [job for job in preparation.cells.jobs if job.row.cell.row_id in pending]
-        if jobs:
-            _run(preparation, backend or _load(preparation.resolved), writer, jobs)
+        before = writer.add_plan(preparation.plan, policy.on_changed)
+        jobs = _jobs(preparation, writer, policy)
+        if jobs or _lost_its_readout(writer):
+            _run(preparation, backend or _load(preparation.resolved), writer, jobs, policy)
+        if policy.share:
+            writer.refresh()
         after = writer.coverage()
     return CaptureOutcome(
         store=path,
@@ -93,46 +122,120 @@ def capture(study: Study, *, store: Path | None = None, fresh: bool = False) -> 
         resumed=before.committed,
         failed=after.failed,
         seconds=time.monotonic() - started,
+        left=len(writer.pending()),
+        share=policy.share,
     )
 
 
-def _run(preparation: Preparation, backend: Backend, writer: StoreWriter, jobs: list[Job]) -> None:
+def _jobs(preparation: Preparation, writer: StoreWriter, policy: CapturePolicy) -> list[Job]:
+    """The jobs that this writer has still to run, with their rows as the writer's plan settled them.
+
+    Cells that cannot be captured are put on record.
+    """
+    cells = preparation.cells
+    settled = {old.cell.row_id: new for old, new in zip(cells.rows, writer.plan.rows, strict=True)}
+    for refusal in cells.refusals:
+        cell = settled[refusal.cell.row_id].cell
+        writer.fail(cell, refusal.kind, refusal.reason, prompt_sha=refusal.prompt_sha)
+    pending = {row.cell.row_id for row in writer.pending(policy.tries_again)}
+    jobs = (replace(job, row=settled[job.row.cell.row_id]) for job in cells.jobs)
+    return [job for job in jobs if job.row.cell.row_id in pending]
+
+
+def _run(
+    preparation: Preparation, backend: Backend, writer: StoreWriter, jobs: list[Job], policy: CapturePolicy
+) -> None:
     """Run the jobs shard by shard, each committed before the next begins."""
     from probe.engines import run_local
+    from probe.stages.numerics import require_same, run_facts, what_moved
 
     resolved = preparation.resolved
-    _write_readout(preparation, backend, writer)
+    _warn_of_space(resolved, writer.place, jobs)
     shards = [list(group) for _, group in groupby(jobs, key=lambda job: job.row.shard)]
-    work = _shard_work(_capturer(resolved, backend), writer)
+    work = _shard_work(_capturer(resolved, backend, policy), writer)
     total = len(preparation.cells.rows)
-    with _terminable(), _threads_for(resolved):
-        writer.start_run(_run_facts(resolved, backend))
-        status = 1
-        try:
+    with _threads_for(resolved):
+        facts = run_facts(resolved, backend)
+        moved = what_moved(writer.runs(), facts)
+        if policy.strict_numerics:
+            require_same(moved, writer.place.url)
+        elif moved:
+            _notice(f"captured before under other numerics: {'; '.join(moved)}; low bits may differ (it is recorded)")
+        _write_readout(preparation, backend, writer)
+        with terminable(), _recorded(writer, {**facts, "numerics_moved": moved, "readout": writer.has_readout}):
             run_local(shards, work, total=total, done=total - len(jobs))
-            status = 0 if writer.coverage().failed == 0 else 3
-        except KeyboardInterrupt as interrupt:
-            status = 143 if interrupt.args else 130
-            raise Interrupted(
-                f"interrupted: {writer.coverage()} are saved in {writer.path}; run the same command again to continue",
-                status,
-            ) from None
-        finally:
+
+
+@contextmanager
+def _recorded(writer: StoreWriter, facts: dict[str, Any]) -> Iterator[None]:
+    """The record of this run, closed with its exit status however it ends."""
+    writer.start_run(facts)
+    status = 1
+    try:
+        yield
+        status = 0 if writer.coverage().failed == 0 else 3
+    except KeyboardInterrupt as interrupt:
+        status = 143 if interrupt.args else 130
+        where = writer.place.url
+        raise Interrupted(
+            f"interrupted: {writer.coverage()} are saved in {where}; run the same command again to continue", status
+        ) from None
+    except ProbeError as error:
+        status = error.exit_status
+        raise
+    finally:
+        try:
             writer.finish_run(status)
+        except StoreError:
+            if status in (0, 3):  # else what ended the run is what is told: a full disk takes no record either
+                raise
 
 
 def _shard_work(capturer: Capturer, writer: StoreWriter) -> Callable[[list[Job], Callable[[int], None]], None]:
     from probe.capture import capture_shard
 
+    told: list[int] = []
+
     def work(jobs: list[Job], on_rows: Callable[[int], None]) -> None:
-        records, failed = capture_shard(capturer, jobs, on_rows)
-        if records:
-            writer.commit(records, {"shard": jobs[0].row.shard, "batch_size": capturer.batch_size})
-        for failure in failed:
+        result = capture_shard(capturer, jobs, on_rows)
+        smaller = [size for size in result.batches[:-1] if size < capturer.batch_size]
+        if smaller and not told:
+            told.append(smaller[0])
+            _notice(
+                f"out of memory with batches of {capturer.batch_size}; shards go on with {smaller[0]} and fewer where "
+                "they must (the run's record has each; --batch-size sets another)"
+            )
+        if result.records:
+            facts = {"shard": jobs[0].row.shard, "batch_size": capturer.batch_size, "batches": result.batches}
+            writer.commit(result.records, facts)
+        for failure in result.failed:
             row = failure.job.row
             writer.fail(row.cell, failure.kind, failure.reason, prompt_sha=row.prompt_sha)
 
     return work
+
+
+def _warn_of_space(resolved: Resolved, place: Place, jobs: list[Job]) -> None:
+    """Say beforehand where a disk will probably be full before the end; what is saved until then is safe anyway.
+
+    Of an object store there is only to say that it knows no lock.
+    """
+    if not isinstance(place, LocalPlace):
+        _notice(f"{place.url} has no locks: see to it yourself that no other run fills it (it would only cost time)")
+        return
+    tokens = sum(len(job.prompt.token_ids) + resolved.study.generation.max_new_tokens for job in jobs)
+    needed = len(jobs) * (resolved.row_bytes + ROW_OVERHEAD_BYTES) + 4 * tokens
+    free = shutil.disk_usage(place.path).free
+    if needed > free:
+        _notice(
+            f"the {len(jobs)} rows still to capture need ~{size_text(needed)}, and {size_text(free)} are free at "
+            f"{place.url}; the run will stop when the disk is full, and what is saved until then is safe"
+        )
+
+
+def _notice(text: str) -> None:
+    """One line on standard error, beside a progress bar."""
+    tqdm.write(f"probe: {text}", file=sys.stderr)
 
 
 def _write_readout(preparation: Preparation, backend: Backend, writer: StoreWriter) -> None:
@@ -144,6 +247,11 @@ def _write_readout(preparation: Preparation, backend: Backend, writer: StoreWrit
     readout = find_readout(backend, preparation.label_tokens)
     if readout is not None:
         writer.write_readout(readout.tensors(), readout.metadata())
+
+
+def _lost_its_readout(writer: StoreWriter) -> bool:
+    """Whether an earlier run wrote a readout that is no longer there; some models have none to write."""
+    return not writer.has_readout and any(run.get("readout") for run in writer.runs())
 
 
 def _load(resolved: Resolved) -> Backend:
@@ -159,7 +267,7 @@ def _load(resolved: Resolved) -> Backend:
     )
 
 
-def _capturer(resolved: Resolved, backend: Backend) -> Capturer:
+def _capturer(resolved: Resolved, backend: Backend, policy: CapturePolicy) -> Capturer:
     from probe.capture import Capturer, PassSettings
     from probe.prompts import LetterVocabulary
 
@@ -170,58 +278,14 @@ def _capturer(resolved: Resolved, backend: Backend) -> Capturer:
         vocabulary=LetterVocabulary(resolved.tokenizer, study.task.letters),
         letters=study.task.letters,
         options=study.task.option_ids,
-        settings=PassSettings(resolved.layers, study.capture.positions, study.generation.max_new_tokens),
+        settings=PassSettings(
+            resolved.layers, study.capture.positions, study.generation.max_new_tokens, resolved.sampling
+        ),
         batch_size=resolved.batch_size,
         dtype=resolved.stored_dtype,
+        allow_nonfinite=policy.allow_nonfinite,
+        parser=study.task.parser,
     )
-
-
-def _run_facts(resolved: Resolved, backend: Backend) -> dict[str, Any]:
-    """What may differ between two runs of the same rows."""
-    import torch
-
-    facts = backend.facts
-    return {
-        "argv": sys.argv,
-        "study": resolved.study.to_mapping(cases=False),
-        "versions": {name: version(name) for name in VERSIONS_OF} | {"python": platform.python_version()},
-        "platform": platform.platform(),
-        "device": str(facts.device),
-        "dtype": str(facts.dtype).removeprefix("torch."),
-        "architecture": facts.architecture,
-        "attention": facts.attention,
-        "padding_side": "left",
-        "batch_size": resolved.batch_size,
-        "threads": torch.get_num_threads(),
-        "placement": resolved.placement,
-        "ignored_generation_config": dict(facts.shape.ignored),
-    }
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[StoreLock]:
-    """The lock of a store; one that was made for a run that then saved nothing is removed again."""
-    made = [folder for folder in (path, *path.parents) if not folder.exists()]
-    with StoreLock.acquire(path) as lock:
-        try:
-            yield lock
-        except BaseException:
-            if made and not any((path / "shards").glob("*.safetensors")):
-                shutil.rmtree(path)
-                with suppress(OSError):  # another run may have put its store beside this one meanwhile
-                    for folder in made[1:]:
-                        folder.rmdir()
-            raise
-
-
-def _clear(path: Path) -> None:
-    """Remove a store's entries, and nothing else that may lie in the folder; the lock stays held."""
-    for name in ENTRIES - {".lock"}:
-        entry = path / name
-        if entry.is_dir():
-            shutil.rmtree(entry)
-        else:
-            entry.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -236,27 +300,3 @@ def _threads_for(resolved: Resolved) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """Treat SIGTERM as an interrupt; a second signal ends the process at once."""
-
-    def terminate(_signal: int, _frame: FrameType | None) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        raise KeyboardInterrupt("SIGTERM")  # what it says tells it from Ctrl-C
-
-    def interrupt(_signal: int, _frame: FrameType | None) -> None:
-        signal.signal(signal.SIGINT, lambda *_: os._exit(130))
-        raise KeyboardInterrupt
-
-    try:
-        previous = signal.signal(signal.SIGTERM, terminate), signal.signal(signal.SIGINT, interrupt)
-    except ValueError:  # not in the main thread: signals are the caller's affair
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous[0])
-        signal.signal(signal.SIGINT, previous[1])

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
 
-from probe.behaviour import Settings
+from probe import behaviour
 from probe.stages.analysis import (
+    Question,
     behaviour_tables,
     cells,
     main_shifts,
@@ -17,10 +18,12 @@ from probe.stages.analysis import (
     shift_tables,
 )
 from probe.stages.capture import CaptureOutcome
+from probe.stages.parsing import mixed_parsers, reread
 from probe.stages.places import figures_path
 from probe.stages.reporting import write_report
-from probe.stages.targets import TABLES, open_target, read_table
-from probe.stages.terminal import announce_capture, announce_files, show_metrics, show_shift
+from probe.stages.targets import TABLES, open_target, read_rankings, read_table
+from probe.stages.terminal import announce_capture, announce_files, say, show_metrics, show_shift
+from probe.stages.terminal_tables import show_behaviour, show_floor, show_rankings
 from probe.store import Store, open_store
 from probe.study import Study
 from probe.values import ProbeError
@@ -31,12 +34,13 @@ def tell_study(study: Study, outcome: CaptureOutcome, folder: Path) -> None:
     announce_capture(outcome)
     if outcome.committed == 0:
         return
-    opened = open_store(outcome.store)
+    opened = open_store(outcome.store, warn=False)  # announced just now
     wanted = set(study.analyses)
     tables = behaviour_tables(opened) if wanted & {"metrics", "report"} else None
     shifts = shift_tables(opened) if wanted & {"directions", "report"} else None
     if tables is not None:
         show_metrics(tables, opened.table())
+        show_floor(tables.floor)
     if tables is not None and shifts is not None and "report" in wanted:
         announce_files(folder, write_report(opened, tables, shifts, folder, title=study.name))
     else:
@@ -45,29 +49,52 @@ def tell_study(study: Study, outcome: CaptureOutcome, folder: Path) -> None:
 
 
 def run_metrics(
-    target: Path,
+    target: str | Path,
+    question: Question,
     *,
-    store: Path | None,
-    base: str | None,
-    out: Path | None,
-    options: Sequence[str] | None = None,
-    high_risk: str | None = None,
-    settings: Settings | None = None,
+    store: str | Path | None = None,
+    out: Path | None = None,
+    columns: Mapping[str, str] | None = None,
+    parser: str | None = None,
 ) -> None:
-    """The metrics of a study's store, or of a table of predictions."""
+    """What behaviour says of a study's store, or of a table of predictions; with ``parser``, of answers read anew.
+
+    ``columns`` are the names that a table has for ours: ``{"case": "question_id"}``.
+    """
     name: str
     source: Store | pd.DataFrame
-    if target.suffix.lower() in TABLES and not target.is_dir():
-        name, source = target.stem, read_table(target)
+    path = Path(target)
+    if path.suffix.lower() in TABLES and not path.is_dir():
+        name, source = path.stem, read_table(path, columns or {})
     else:
         name, source = open_target(target, store=store)
+        if columns:
+            raise ProbeError(f"{target} is no table: its columns have their names already; leave --columns out")
+    if parser is not None:
+        source = reread(source, parser)
+        say(str(source.reparsed))
     folder = figures_path(name, out)
-    tables = behaviour_tables(source, base=base, options=options, high_risk=high_risk, settings=settings)
-    show_metrics(tables, cells(source))
+    table = cells(source)
+    if several := mixed_parsers(table):
+        say(several)
+    tables = behaviour_tables(source, question)
+    show_metrics(tables, table, equal_mass=question.equal_mass)
+    show_behaviour(tables)
     announce_files(folder, save_tables(folder, vars(tables)))
 
 
-def run_directions(target: Path, *, store: Path | None, base: str | None, out: Path | None) -> None:
+def run_rankings(target: Path, *, base: str | None, out: Path | None, columns: Mapping[str, str]) -> None:
+    """Mean reciprocal rank of each persona in a table of judges' rankings, and how far the judges agree."""
+    judged = read_rankings(target, columns)
+    folder = figures_path(target.stem, out)
+    found = {"rankings": behaviour.rankings(judged, base)}
+    if "judge" in judged and judged["judge"].nunique() > 1:
+        found["agreement"] = behaviour.agreement(judged)
+    show_rankings(found, base)
+    announce_files(folder, save_tables(folder, found))
+
+
+def run_directions(target: str | Path, *, store: str | Path | None, base: str | None, out: Path | None) -> None:
     """The size of each persona's shift, layer by layer, as a table here and as CSV."""
     name, opened = open_target(target, store=store)
     folder = figures_path(name, out)
@@ -80,9 +107,9 @@ def run_directions(target: Path, *, store: Path | None, base: str | None, out: P
     announce_files(folder, save_tables(folder, {"shift": shifts}))
 
 
-def run_report(target: Path, *, store: Path | None, base: str | None, out: Path | None) -> None:
+def run_report(target: str | Path, *, store: str | Path | None, base: str | None, out: Path | None) -> None:
     """Figures, tables and the page of a store."""
     name, opened = open_target(target, store=store)
     folder = figures_path(name, out)
-    tables, shifts = behaviour_tables(opened, base=base), shift_tables(opened, base=base)
+    tables, shifts = behaviour_tables(opened, Question(base=base)), shift_tables(opened, base=base)
     announce_files(folder, write_report(opened, tables, shifts, folder, title=name))

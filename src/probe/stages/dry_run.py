@@ -20,7 +20,7 @@ from probe.values import ALL
 _ASSUMED_DISCORDANT = 0.2
 
 
-def dry_run(study: Study, *, store: Path | None = None) -> None:
+def dry_run(study: Study, *, store: str | Path | None = None) -> None:
     """Print the first prompt with the tokens that are read, the plan with its bytes, and what this n can show."""
     preparation = prepare(study)
     out = console()
@@ -62,7 +62,7 @@ def _show_prompt(out: Console, preparation: Preparation, job: Job) -> None:
     out.print(table)
 
 
-def _show_costs(out: Console, preparation: Preparation, path: Path) -> None:
+def _show_costs(out: Console, preparation: Preparation, path: str | Path) -> None:
     resolved = preparation.resolved
     study, shape = resolved.study, resolved.shape
     rows = len(preparation.cells.jobs)
@@ -71,7 +71,7 @@ def _show_costs(out: Console, preparation: Preparation, path: Path) -> None:
     if shape.context is not None:
         longest = min(longest, shape.context)
     resid = rows * resolved.row_bytes
-    folder = path if path.exists() else Path.cwd()
+    folder = path if Path(path).exists() else Path.cwd()
     table = Table("what a run would do", "", show_header=True)
     table.add_row("model", f"{escape(study.model.id)} ({shape.n_layers} blocks, width {shape.d_model})")
     table.add_row("persona's place", resolved.placement)

@@ -12,8 +12,12 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
+from probe.report.style import visible
 from probe.stages.terminal import console, say
 from probe.store import open_store
+from probe.store.files import size_text
+from probe.store.repair import QUARANTINE
+from probe.store.seal import read_seal
 
 PACKAGES = (
     *("persona-probe", "torch", "transformers", "tokenizers", "safetensors", "numpy", "scipy", "scikit-learn"),
@@ -22,44 +26,34 @@ PACKAGES = (
 ENVIRONMENT = ("HF_HOME", "HF_HUB_OFFLINE", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "NO_COLOR", "TQDM_DISABLE")
 
 
-def describe_store(path: Path) -> int:
+def describe_store(path: str | Path) -> int:
     """Print what a store holds; 3 where rows are missing or failed, else 0."""
-    store = open_store(path)
+    store = open_store(path, warn=False)
     coverage = store.coverage()
     model, capture = store.manifest["model"], store.manifest["capture"]
     table = Table(title=Text(f"store {path}"), show_header=False)
-    size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    seal = read_seal(store.place)
+    size = sum(shard.file.entry.size for shard in store.shards)
     for key, value in {
         "study": store.manifest.get("study", {}).get("name", ""),
-        "model": f"{model['id']}  (weights {model['weights_sha256'][:12]})",
+        "model": f"{model['id']}  (weights {model.get('weights_sha256', 'unknown')[:12]})",
+        **({"origin": "imported"} if "imported" in store.manifest else {}),
         "rows": str(coverage),
-        "shards": f"{len(store.shards)}, {size / 2**20:.1f} MiB in all",
+        "shards": f"{len(store.shards)}, {size_text(size)} in all{', sealed' if seal else ''}",
         "residual points": ", ".join(map(str, capture["layers"])),
         "positions": ", ".join(capture["positions"]),
         "dtype, width": f"{capture['dtype']}, {capture['d_model']}",
         "personas": ", ".join(persona["id"] for persona in store.plan.personas),
         "cases": str(len(store.plan.cases)),
         "runs": str(len(store.runs())),
+        "in quarantine": str(sum(not name.endswith(".note.json") for name in store.place.list(QUARANTINE))),
     }.items():
-        table.add_row(key, Text(value))
+        table.add_row(key, Text(visible(value)))
     console().print(table)
     failures = store.failures()
     for kind, rows in failures.groupby("kind"):
         first = rows.iloc[0]
         say(f"{len(rows)} failed: {kind} (first {first['persona']}/{first['case']}: {first['reason']})")
-    return 0 if coverage.committed == coverage.planned else 3
-
-
-def verify_store(path: Path) -> int:
-    """Check every byte of a store and print what is wrong: 1 damaged, 3 incomplete, 0 sound and complete."""
-    store = open_store(path)
-    problems = store.verify()
-    for problem in problems:
-        say(str(problem))
-    if problems:
-        return 1
-    coverage = store.coverage()
-    say(f"{len(store.shards)} shards are sound; {coverage}")
     return 0 if coverage.committed == coverage.planned else 3
 
 

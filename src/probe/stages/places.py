@@ -8,8 +8,8 @@ from probe.study import Study
 from probe.values import ProbeError
 
 
-def store_path(study: Study, store: Path | None = None) -> Path:
-    """Where a study's captures lie: ``cache/<study name>`` unless told otherwise."""
+def store_path(study: Study, store: str | Path | None = None) -> str | Path:
+    """Where a study's captures lie: ``cache/<study name>`` unless told otherwise; a URL stays one."""
     return store if store is not None else Path("cache") / study.name
 
 

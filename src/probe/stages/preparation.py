@@ -11,12 +11,13 @@ from typing import Any
 from tqdm import tqdm
 
 from probe.capture.planning import JobPlanner, PlannedCells, plan_jobs
+from probe.capture.sampling import SAMPLER_VERSION
 from probe.models import weights_identity
 from probe.organism import planned
-from probe.prompts import BUILDER_VERSION, PARSER_VERSION, tokenizer_identity
+from probe.prompts import BUILDER_VERSION, parser_name, tokenizer_identity
 from probe.stages.resolution import Resolved, resolve
 from probe.store import Plan
-from probe.study import Study
+from probe.study import GenerationSpec, Study
 from probe.values import Case, Cell, sha256_of
 
 SHARD_ROWS = 256
@@ -130,12 +131,25 @@ def _manifest(resolved: Resolved) -> dict[str, Any]:
             "high_risk": study.task.high_risk,
         },
         "generation": {
-            "decoding": "greedy",
+            **_decoding(study.generation),
             "max_new_tokens": study.generation.max_new_tokens,
             "end_ids": list(shape.end_ids),
         },
         "prompt_builder": BUILDER_VERSION,
-        "parser": PARSER_VERSION,
+        "parser": parser_name(study.task.parser),
+    }
+
+
+def _decoding(generation: GenerationSpec) -> dict[str, Any]:
+    """How tokens are chosen. The number of seeds is no part of it: more seeds are more rows of the same store."""
+    if generation.greedy:
+        return {"decoding": "greedy"}
+    return {
+        "decoding": "sampling",
+        "sampler": SAMPLER_VERSION,
+        "temperature": generation.temperature,
+        "top_p": generation.top_p,
+        "top_k": generation.top_k,
     }
 
 
@@ -158,6 +172,8 @@ def _plan(resolved: Resolved, cells: PlannedCells) -> Plan:
             "stratum": case.stratum,
             "target": case.target,
             "text": case.input,
+            **({"choices": list(case.choices)} if case.choices else {}),
+            **({"category": str(case.metadata["category"])} if "category" in case.metadata else {}),
             "sha256": sha256_of([case.input, case.target, list(case.choices or ())]),
         }
         for case in study.cases

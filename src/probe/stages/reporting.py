@@ -4,50 +4,76 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from probe import report
 from probe.report.numbers import decimal
 from probe.stages.analysis import BehaviourTables, main_shifts, save_tables, study_of
+from probe.stages.parsing import mixed_parsers
+from probe.stages.report_cells import ON_THE_PAGE, chosen, read_cells
 from probe.store import Store
-from probe.values import CellRecord
 
-_SITES = {"prompt_end": "at the end of the prompt", "answer": "where the letter was written"}
+CELLS = "cells"
+"""Folder of the pages of cells, beside the report."""
 
 
 def write_report(
     store: Store, tables: BehaviourTables, shifts: pd.DataFrame, folder: Path, *, title: str
 ) -> list[Path]:
-    """Write ``<figure>.png`` and ``.svg``, a CSV per table and ``report.html`` into a folder; returns their paths."""
+    """Write the report of a store into a folder; returns the paths written.
+
+    Every figure as ``<figure>.svg``, ``.pdf``, ``.png`` and the numbers behind it as ``<figure>.numbers.csv``; every
+    table as ``<table>.csv``; ``report.html``; and ``cells/`` where there are more cells than the page holds.
+    """
     written = save_tables(folder, {**vars(tables), "shift": shifts})
-    drawn = main_shifts(shifts)
-    figures = report.study_figures(tables.metrics, tables.comparisons, tables.reliability, drawn)
-    vectors = {}
-    for name, figure in figures.items():
-        png, svg = report.save(figure, folder, name)
-        vectors[name] = svg.read_text(encoding="utf-8")
-        written += [png, svg]
+    drawn = _tables(tables, main_shifts(shifts))
+    pictures = []
+    for name, figure in report.study_figures(drawn).items():
+        paths = report.save(figure, folder, name)
+        written += paths
+        pictures.append(report.Picture(name, figure.title, figure.caption, paths[0].read_text(encoding="utf-8")))
+    heading = f"Persona study: {title}"
+    cells, told = read_cells(store)
+    pages = _write_cells(folder / CELLS, cells, heading, told)
     page = report.Report(
-        title=f"Persona study: {title}",
+        title=heading,
         subtitle=_subtitle(store),
-        metrics=tables.metrics,
-        comparisons=tables.comparisons,
+        tables=drawn,
         coverage=_coverage(store),
-        shifts=drawn,
-        figures=vectors,
+        figures=pictures,
         facts=_facts(store),
         records=_records(store),
-        examples=tuple(_examples(store)),
+        cells=chosen(cells),
+        more_cells=f"{CELLS}/index.html" if pages else "",
         notes=_notes(store, tables),
         synthetic=_is_organism(store),
     )
     target = folder / "report.html"
     target.write_text(report.render_report(page), encoding="utf-8")
-    return [*written, target]
+    return [*written, *pages, target]
+
+
+def _tables(tables: BehaviourTables, shifts: pd.DataFrame) -> report.Tables:
+    shared = {field.name for field in fields(report.Tables)} & set(vars(tables))
+    return report.Tables(**{name: getattr(tables, name) for name in shared}, shifts=shifts)
+
+
+def _write_cells(folder: Path, cells: list[report.ReadCell], title: str, told: str) -> list[Path]:
+    """The pages of cells, where the report itself does not hold all; those of an earlier report are removed."""
+    for old in (*folder.glob("persona-*-*.html"), *folder.glob("index.html")):
+        old.unlink()
+    if len(cells) <= ON_THE_PAGE:
+        return []
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, html in report.cell_pages(cells, title=title, told=told):
+        (folder / name).write_text(html, encoding="utf-8")
+        written.append(folder / name)
+    return written
 
 
 def _is_organism(store: Store) -> bool:
@@ -106,7 +132,7 @@ def _records(store: Store) -> dict[str, dict[str, object]]:
     for key in ("study", "shards"):
         last.pop(key, None)
     provenance = {
-        "store": str(store.path),
+        "store": store.place.url,
         "schema": store.manifest["schema"],
         "plan": store.plan.hash,
         "shards": len(store.shards),
@@ -148,37 +174,7 @@ def _notes(store: Store, tables: BehaviourTables) -> list[str]:
         )
     if tables.comparisons.empty:
         notes.append("No comparison was made: the base persona was not captured, or it is the only one.")
+    mixed = mixed_parsers(store.table())
+    if mixed:
+        notes.append(f"Note: {mixed}.")
     return notes
-
-
-def _examples(store: Store) -> Iterator[report.ExampleCell]:
-    """One cell per persona: the first whose two labels disagree, else the first."""
-    table = store.table()
-    for persona, rows in table.groupby("persona", sort=False):
-        parted = rows[rows["y_gen"].notna() & (rows["y_gen"] != rows["y_latent"])]
-        chosen = (parted if len(parted) else rows).iloc[0]
-        view = store.select(persona=str(persona), case=str(chosen["case"]))
-        prompts = view.texts().set_index("row_id")["prompt"]
-        record = next(record for record in view.records() if record.cell.row_id == chosen["row_id"])
-        yield _example(store, record, chosen, prompts[chosen["row_id"]])
-
-
-def _example(store: Store, record: CellRecord, row: pd.Series, prompt: str | None) -> report.ExampleCell:
-    options = store.manifest["labels"]["options"]
-    reads = {
-        _SITES.get(site, site): dict(zip(options, np.exp(read.logp).tolist(), strict=True))
-        for site, read in record.labels.items()
-    }
-    return report.ExampleCell(
-        persona=record.cell.persona,
-        case=record.cell.case,
-        stratum=str(row["stratum"]),
-        prompt=prompt if prompt is not None else "(the prompt's text was not kept)",
-        answer=record.gen_text,
-        status=record.status,
-        target=str(row["target"]),
-        latent=row["y_latent"],
-        stated=record.label,
-        span=record.span,
-        reads=reads,
-    )

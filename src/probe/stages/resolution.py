@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from probe.capture import Sampling
 from probe.models import ModelShape, ModelSource, find_model, read_shape
 from probe.models.loading import compute_dtype, device_kind
 from probe.organism import triage_task
@@ -58,6 +59,14 @@ class Resolved:
         return self.parameters * _BYTES[self.compute_dtype]
 
     @property
+    def sampling(self) -> Sampling | None:
+        """How tokens are drawn; None where the likeliest is taken."""
+        generation = self.study.generation
+        if generation.greedy:
+            return None
+        return Sampling(generation.temperature, generation.top_p, generation.top_k)
+
+    @property
     def has_planned_truth(self) -> bool:
         """Only the organism on its own task, with the letters where its training had them, has a plan."""
         study = self.study
@@ -77,7 +86,7 @@ def resolve(study: Study) -> Resolved:
     tokenizer = load_tokenizer(
         source.folder, chat_template=model.chat_template, trust_remote_code=model.trust_remote_code
     )
-    builder = PromptBuilder(tokenizer, study.task)
+    builder = PromptBuilder(tokenizer, study.task, literal=study.capture.special_tokens == "literal")
     device = device_kind(model.device)
     computing = compute_dtype(model.dtype, device, shape.dtype)
     batch_size = study.capture.batch_size

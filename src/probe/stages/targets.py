@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pandas as pd
 from pandas.errors import ParserWarning
 
+from probe.behaviour import rename_columns
+from probe.stages.terminal import say
 from probe.store import Store, open_store
+from probe.study.located import nearest
 from probe.values import ProbeError
 
 TABLES = (".csv", ".jsonl", ".parquet")
@@ -17,53 +21,107 @@ TABLES = (".csv", ".jsonl", ".parquet")
 
 TEXT = (
     *("case", "family", "persona", "role", "style", "stratum", "condition", "target", "status", "letter"),
-    *("placement", "prefix", "row_id"),
+    *("placement", "prefix", "row_id", "category"),
 )
 """Columns of names and labels, beside every ``y_...``: a persona may be called None, a stratum NA, a label 1."""
+
+RANKING = ("case", "persona", "rank", "judge", "preference", "confidence", "stratum")
+"""Columns of a table of rankings."""
+
+RANKING_TEXT = ("case", "persona", "judge", "preference", "stratum")
 
 MISSING_NUMBERS = ("", "NaN", "nan", "NA", "N/A", "null", "None")
 
 
-def open_target(target: Path, *, store: Path | None = None) -> tuple[str, Store]:
-    """The name and the open store of a study file or of a store's folder.
+def open_target(target: str | Path, *, store: str | Path | None = None) -> tuple[str, Store]:
+    """The name and the open store of a study file, or of a store's folder or URL.
 
     Raises:
         ProbeError: it is neither.
     """
+    if isinstance(target, str) and "://" in target:
+        opened = _open(target)
+        return str(opened.manifest.get("study", {}).get("name", target.rstrip("/").rpartition("/")[2])), opened
+    target = Path(target)
     if target.is_dir():
-        opened = open_store(target)
+        opened = _open(target)
         return str(opened.manifest.get("study", {}).get("name", target.name)), opened
     if target.suffix in (".yaml", ".yml"):
         from probe.stages.places import store_path
         from probe.study import Study
 
         study = Study.load(target)
-        return study.name, open_store(store_path(study, store))
+        return study.name, _open(store_path(study, store))
     raise ProbeError(f"{target} is neither a study file (.yaml) nor the folder of a store")
 
 
-def read_table(path: Path) -> pd.DataFrame:
+def _open(path: str | Path) -> Store:
+    """The store, after a line that says what it lacks."""
+    store = open_store(path, warn=False)
+    coverage = store.coverage()
+    if coverage.committed < coverage.planned:
+        say(f"the store {store.place.url} holds {coverage}; what follows is of these")
+    return store
+
+
+def read_table(path: Path, columns: Mapping[str, str] | None = None) -> pd.DataFrame:
     """A table of predictions in the columns of ``Store.table()``; names and labels are read as text.
 
+    ``columns`` are the names that the table has for ours: ``{"case": "question_id"}``.
+
     Raises:
-        ProbeError: the file is missing, of another kind, or cannot be read.
+        ProbeError: the file is missing, of another kind, or cannot be read; a column is not there; or it is a table of
+            rankings.
     """
+    table = rename_columns(_read(path, columns or {}, TEXT), columns or {})
+    if "rank" in table and "target" not in table:
+        raise ProbeError(f"{path} ranks answers (it has the column rank and no target); read it with `probe rankings`")
+    return table
+
+
+def read_rankings(path: Path, columns: Mapping[str, str] | None = None) -> pd.DataFrame:
+    """A table of judges' rankings: ``case``, ``persona``, ``rank``; perhaps ``judge``, ``preference``, ``confidence``.
+
+    Raises:
+        ProbeError: the file is missing, of another kind, or cannot be read; or a column is not there.
+    """
+    columns = columns or {}
+    table = _read(path, columns, RANKING_TEXT)
+    for ours, theirs in columns.items():
+        for name, known, what in ((ours, RANKING, "column of rankings"), (theirs, table.columns, "column")):
+            if name not in known:
+                raise ProbeError(f"--columns {ours}={theirs}: {name!r} is not there. {nearest(name, known, what)}")
+    table = table.rename(columns={theirs: ours for ours, theirs in columns.items()})
+    for name in ("rank", "confidence"):
+        if name in table:
+            table[name] = pd.to_numeric(table[name], errors="coerce")
+    return table
+
+
+def _read(path: Path, columns: Mapping[str, str], text: tuple[str, ...]) -> pd.DataFrame:
+    """The file's own columns; those that we call by a name in ``text``, or ``y_...``, hold text."""
     suffix = path.suffix.lower()
     if suffix not in TABLES:
         raise ProbeError(f"a table is read from {', '.join(TABLES)}, found {path.name!r}")
+    ours = {theirs: name for name, theirs in columns.items()}
+
+    def holds_text(name: str) -> bool:
+        name = ours.get(name, name)
+        return name in text or name.startswith("y_")
+
     try:
         if suffix == ".parquet":
             return pd.read_parquet(path)
-        return _read_csv(path) if suffix == ".csv" else _read_jsonl(path)
+        return _read_csv(path, holds_text) if suffix == ".csv" else _read_jsonl(path)
     except FileNotFoundError as error:
         raise ProbeError(f"there is no file {path}") from error
     except (ValueError, OSError, ParserWarning) as error:
         raise ProbeError(f"{path} cannot be read as {path.suffix[1:]}: {str(error).splitlines()[0]}") from error
 
 
-def _read_csv(path: Path) -> pd.DataFrame:
+def _read_csv(path: Path, holds_text: Callable[[str], bool]) -> pd.DataFrame:
     names = pd.read_csv(path, nrows=0, encoding="utf-8-sig").columns
-    text = [name for name in names if name in TEXT or name.startswith("y_")]
+    text = [name for name in names if holds_text(name)]
     missing = {name: [""] if name in text else list(MISSING_NUMBERS) for name in names}
     with warnings.catch_warnings():
         warnings.simplefilter("error", ParserWarning)  # a line with more fields than the header

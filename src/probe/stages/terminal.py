@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from probe import report
+from probe.report.style import visible
 from probe.stages.analysis import BehaviourTables
 from probe.stages.capture import CaptureOutcome
 
@@ -26,18 +27,28 @@ def console() -> Console:
 
 
 def say(text: str) -> None:
-    """One line, never wrapped, so that a path can be copied; names in it are shown as they are."""
-    console().print(text, markup=False, soft_wrap=True)
+    """One line, never wrapped, so that a path can be copied; names in it are shown as they are, never as markup."""
+    console().print(visible(text), markup=False, soft_wrap=True)
 
 
-def show_metrics(tables: BehaviourTables, cells: pd.DataFrame) -> None:
-    """The compact table of metrics, and how many answers stated no label, by reason."""
+def show_metrics(tables: BehaviourTables, cells: pd.DataFrame, *, equal_mass: bool = False) -> None:
+    """The compact table of metrics, what could not be computed, and how many answers stated no label, by reason.
+
+    ``equal_mass`` shows the ECE over bins of equal mass in place of that over bins of equal width.
+    """
     out = console()
-    out.print(report.terminal_table(tables.metrics, brief=out.width < WIDE))
+    metrics = tables.metrics
+    if equal_mass:
+        metrics = metrics[metrics["metric"] != "ece"].replace({"metric": {"ece_equal_mass": "ece"}})
+    out.print(report.terminal_table(metrics, brief=out.width < WIDE))
+    if equal_mass:
+        say("ECE here is over bins of equal mass; metrics.csv has both")
     lacking = tables.metrics["note"][tables.metrics["note"].str.contains("is not known; ", regex=False)]
     for note in lacking.unique():
         n = tables.metrics["metric"][tables.metrics["note"] == note].nunique()
         say(f"{n} of the metrics are {note}")
+    for sentence in tables.metrics.attrs.get("absent", ()):
+        say(sentence)
     if "status" not in cells:
         return
     unparsed = cells["status"][cells["status"] != "parsed"].value_counts()
@@ -77,16 +88,20 @@ def announce_capture(outcome: CaptureOutcome) -> None:
         f"{outcome.committed:,} of {outcome.planned:,} cells in {outcome.store} "
         f"({outcome.resumed:,} were there before; {done})"
     )
+    if outcome.share:
+        missing = outcome.planned - outcome.committed - outcome.failed - outcome.left
+        others = f"; the other writers have {missing:,} to do" if missing else "; no writer has anything left to do"
+        say(f"writer {outcome.share} has {outcome.left:,} cells left{others}")
     if outcome.failed:
         say(f"{outcome.failed:,} cells failed for good; `probe store ls {outcome.store}` says why")
 
 
 def announce_files(folder: Path, written: Sequence[Path]) -> None:
     """Which files a command wrote."""
-    kinds = {suffix: sum(path.suffix == suffix for path in written) for suffix in (".png", ".svg", ".csv")}
+    kinds = {suffix: sum(path.suffix == suffix for path in written) for suffix in (".png", ".svg", ".pdf", ".csv")}
     told = ", ".join(f"{n} {suffix[1:].upper()}" for suffix, n in kinds.items() if n)
     if told:
         say(f"wrote {told} to {folder}{os.sep}")
     for page in written:
-        if page.suffix == ".html":
+        if page.name == "report.html":
             say(f"report: {page}")

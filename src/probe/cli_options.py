@@ -1,0 +1,214 @@
+"""The options of ``probe run`` and ``probe capture``, each written once. Knows names and help texts; runs nothing.
+
+A command takes them as one value: ``expanded`` gives it the fields of an options class as options of its own.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+
+import typer
+
+from probe.values import ProbeError
+
+if TYPE_CHECKING:
+    from probe.stages.analysis import Question
+    from probe.stages.capture import CapturePolicy
+    from probe.study import Study
+
+StudyFile = Annotated[Path, typer.Argument(help="A study file (YAML).", metavar="STUDY.yaml")]
+StoreOption = Annotated[
+    str | None, typer.Option("--store", help="Where the captures lie.", show_default="cache/<study name>")
+]
+FiguresOption = Annotated[
+    Path | None, typer.Option("--out", help="Where tables, figures and report go.", show_default="figures/<name>")
+]
+
+Base = Annotated[str | None, typer.Option(help="The persona that the others are compared with.")]
+ColumnNames = Annotated[
+    list[str] | None,
+    typer.Option(metavar="OURS=THEIRS", help="A column that the table calls otherwise: case=question_id; repeatable."),
+]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Remove what the store holds and start again.")]
+
+
+@dataclass(frozen=True)
+class StudyOptions:
+    """What ``run`` and ``capture`` have in common: a study, the settings changed for this run, and its store."""
+
+    study: StudyFile
+    limit: Annotated[int | None, typer.Option(min=1, help="Only this many cases, spread over the strata.")] = None
+    batch_size: Annotated[str | None, typer.Option(help="Prompts per forward pass: auto or a number.")] = None
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, mps, ...")] = None
+    dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")] = None
+    backend: Annotated[str | None, typer.Option(help="How the model is read: hf.")] = None
+    engine: Annotated[str, typer.Option(help="Where shards run: local.")] = "local"
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Seed of the split into fitting and judging cases, not of sampling.")
+    ] = None
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override one setting of the study; repeatable.")
+    ] = None
+    store: StoreOption = None
+    fresh: Fresh = False
+    on_changed: Annotated[
+        str,
+        typer.Option(
+            metavar="error|recapture|new-condition",
+            help="Where a text was edited under its old id: refuse; capture it anew and keep the old rows, superseded; "
+            "or capture it as a condition of its own.",
+        ),
+    ] = "error"
+    writer: Annotated[
+        str | None,
+        typer.Option(metavar="I/N", help="One of N writers of this store, counted from 0: 0/2 and 1/2 share the work."),
+    ] = None
+    allow_nonfinite: Annotated[
+        bool,
+        typer.Option("--allow-nonfinite", help="Store rows with NaN or infinities, marked, instead of failing them."),
+    ] = False
+    strict_numerics: Annotated[
+        bool,
+        typer.Option(
+            "--strict-numerics", help="Refuse to continue a store under other versions, devices or batch sizes."
+        ),
+    ] = False
+
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Capture rows again that failed before.")] = False
+
+    @property
+    def policy(self) -> CapturePolicy:
+        """How the capture treats what it finds."""
+        from probe.stages.capture import CapturePolicy
+        from probe.store import ON_CHANGED, Share
+
+        known = {choice: choice for choice in ON_CHANGED}
+        if self.on_changed not in known:
+            raise ProbeError(f"--on-changed is one of {', '.join(ON_CHANGED)}; found {self.on_changed!r}")
+        share = None if self.writer is None else Share.parse(self.writer)
+        return CapturePolicy(
+            known[self.on_changed], share, self.allow_nonfinite, self.strict_numerics, self.retry_failed
+        )
+
+    def load(self) -> Study:
+        """The study with the other options as overrides; ``--set`` comes last and wins."""
+        from probe.study import Study
+
+        if self.engine != "local":
+            raise ProbeError(f"engine {self.engine!r} is not part of this version; it has: local")
+        named = {
+            "capture.batch_size": self.batch_size,
+            "model.device": self.device,
+            "model.dtype": self.dtype,
+            "model.backend": self.backend,
+            "split_seed": self.seed,
+        }
+        settings = [f"{key}={value}" for key, value in named.items() if value is not None]
+        return Study.load(self.study, overrides=[*settings, *(self.set_ or [])], limit=self.limit)
+
+
+@dataclass(frozen=True)
+class MetricsOptions:
+    """What is asked of a study, a store or a table of predictions."""
+
+    target: Annotated[
+        str,
+        typer.Argument(metavar="STUDY|STORE|TABLE", help="A study, a store, or predictions (CSV, JSONL, Parquet)."),
+    ]
+    base: Base = None
+    control: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PERSONA", help="Whose wordings make the noise floor; repeatable.", show_default="role control"
+        ),
+    ] = None
+    options: Annotated[str | None, typer.Option(metavar="A,B,C", help="The labels in rising urgency.")] = None
+    high_risk: Annotated[str | None, typer.Option(metavar="LABEL", help="The high-urgency label.")] = None
+    bins: Annotated[int, typer.Option(min=1, help="Bins of the ECE.")] = 10
+    ece: Annotated[str, typer.Option(metavar="KIND", help="Bins shown: equal-width or equal-mass.")] = "equal-width"
+    cut: Annotated[
+        str, typer.Option(metavar="CUT", help="What over- and under-triage are: high-vs-rest, strict or ordinal.")
+    ] = "high-vs-rest"
+    columns: ColumnNames = None
+    parser: Annotated[
+        str | None,
+        typer.Option(metavar="FILE|builtin", help="Read the stored answers anew by these settings (docs/parsing.md)."),
+    ] = None
+    store: StoreOption = None
+    out: FiguresOption = None
+
+    @property
+    def question(self) -> Question:
+        """The options in the words of the analysis."""
+        from probe.behaviour import CUTS, Settings
+        from probe.stages.analysis import Question
+
+        for name, given, known in (("cut", self.cut, CUTS), ("ece", self.ece, ("equal-width", "equal-mass"))):
+            if given not in known:
+                raise ProbeError(f"--{name} must be one of {', '.join(known)}, found {given!r}")
+        return Question(
+            base=self.base,
+            controls=tuple(self.control) if self.control else None,
+            options=None if self.options is None else tuple(label.strip() for label in self.options.split(",")),
+            high_risk=self.high_risk,
+            settings=Settings(n_bins=self.bins, cut=CUTS[self.cut]),
+            equal_mass=self.ece == "equal-mass",
+        )
+
+
+def column_names(given: list[str] | None) -> dict[str, str]:
+    """``OURS=THEIRS`` of the command line as a mapping from our names to those of the table."""
+    names: dict[str, str] = {}
+    for text in given or ():
+        ours, equals, theirs = text.partition("=")
+        if not ours or not equals or not theirs:
+            raise ProbeError(f"--columns is written OURS=THEIRS, as case=question_id; found {text!r}")
+        if ours in names:
+            raise ProbeError(f"--columns names {ours!r} twice, as {names[ours]!r} and {theirs!r}; keep one")
+        names[ours] = theirs
+    return names
+
+
+def expanded(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with each parameter that is an options class replaced by the fields of that class.
+
+    Typer reads a command's signature; this writes the one it needs, so that no option is written twice.
+    """
+    hints = get_type_hints(command, include_extras=True)
+    hints.pop("return", None)
+    groups: dict[str, Any] = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
+    shown: dict[str, inspect.Parameter] = {}
+    for name, parameter in inspect.signature(command).parameters.items():
+        if name in groups:
+            shown |= _parameters_of(groups[name])
+        else:
+            shown[name] = parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[name])
+
+    @functools.wraps(command)
+    def gathered(**given: Any) -> None:
+        built = {name: kind(**{f.name: given.pop(f.name) for f in fields(kind)}) for name, kind in groups.items()}
+        command(**built, **given)
+
+    # Typer reads both of these; functools.wraps has copied those of the command itself.
+    vars(gathered)["__signature__"] = inspect.Signature(list(shown.values()))
+    gathered.__annotations__ = {name: parameter.annotation for name, parameter in shown.items()}
+    return gathered
+
+
+def _parameters_of(kind: Any) -> dict[str, inspect.Parameter]:
+    """The fields of a dataclass as keyword parameters with their annotations and defaults."""
+    hints = get_type_hints(kind, include_extras=True)
+    return {
+        field.name: inspect.Parameter(
+            field.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=inspect.Parameter.empty if field.default is MISSING else field.default,
+            annotation=hints[field.name],
+        )
+        for field in fields(kind)
+    }
