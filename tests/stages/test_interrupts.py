@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from probe.stages.interrupts import terminable
 from probe.store import StoreLock, open_store
 
 STUDY = """\
@@ -22,7 +23,7 @@ task: builtin:triage
 cases: builtin:triage
 limit: 60
 capture: {batch_size: 8}
-generation: {max_new_tokens: 64}
+generation: {max_new_tokens: 16}
 """
 
 
@@ -35,7 +36,7 @@ def test_a_signal_keeps_finished_shards_frees_the_lock_and_tells_how_to_continue
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     running = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
     shards = tmp_path / "cache" / "interrupted" / "shards"
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while not list(shards.glob("*.safetensors")) and time.monotonic() < deadline:
         time.sleep(0.01)
     running.send_signal(sent)
@@ -49,6 +50,21 @@ def test_a_signal_keeps_finished_shards_frees_the_lock_and_tells_how_to_continue
     with StoreLock.acquire(tmp_path / "cache" / "interrupted"):
         pass
     assert store.verify() == []
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_during_a_commit_waits_for_its_end_and_one_outside_does_not(sent: signal.Signals) -> None:
+    before, done = signal.getsignal(sent), []
+    with pytest.raises(KeyboardInterrupt), terminable() as interrupts:
+        with interrupts.shielded():
+            signal.raise_signal(sent)
+            done.append("commit")
+        done.append("next shard")
+    with pytest.raises(KeyboardInterrupt), terminable():
+        signal.raise_signal(sent)
+        done.append("unshielded")
+    assert done == ["commit"]
+    assert signal.getsignal(sent) is before
 
 
 def test_fresh_with_a_model_that_does_not_load_loses_nothing(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from probe.stages.interrupts import Interrupted, terminable
+from probe.stages.interrupts import Interrupted, Interrupts, terminable
 from probe.stages.places import store_path
 from probe.stages.store_lock import clear, locked
 from probe.store import OnChanged, Share, StoreWriter, open_writer
@@ -152,7 +152,7 @@ def _run(
     resolved = preparation.resolved
     _warn_of_space(resolved, writer.place, jobs)
     shards = [list(group) for _, group in groupby(jobs, key=lambda job: job.row.shard)]
-    work = _shard_work(_capturer(resolved, backend, policy), writer)
+    capturer = _capturer(resolved, backend, policy)
     total = len(preparation.cells.rows)
     with _threads_for(resolved):
         facts = run_facts(resolved, backend)
@@ -162,8 +162,9 @@ def _run(
         elif moved:
             _notice(f"captured before under other numerics: {'; '.join(moved)}; low bits may differ (it is recorded)")
         _write_readout(preparation, backend, writer)
-        with terminable(), _recorded(writer, {**facts, "numerics_moved": moved, "readout": writer.has_readout}):
-            run_local(shards, work, total=total, done=total - len(jobs))
+        record = _recorded(writer, {**facts, "numerics_moved": moved, "readout": writer.has_readout})
+        with terminable() as interrupts, record:
+            run_local(shards, _shard_work(capturer, writer, interrupts), total=total, done=total - len(jobs))
 
 
 @contextmanager
@@ -191,7 +192,9 @@ def _recorded(writer: StoreWriter, facts: dict[str, Any]) -> Iterator[None]:
                 raise
 
 
-def _shard_work(capturer: Capturer, writer: StoreWriter) -> Callable[[list[Job], Callable[[int], None]], None]:
+def _shard_work(
+    capturer: Capturer, writer: StoreWriter, interrupts: Interrupts
+) -> Callable[[list[Job], Callable[[int], None]], None]:
     from probe.capture import capture_shard
 
     told: list[int] = []
@@ -205,12 +208,13 @@ def _shard_work(capturer: Capturer, writer: StoreWriter) -> Callable[[list[Job],
                 f"out of memory with batches of {capturer.batch_size}; shards go on with {smaller[0]} and fewer where "
                 "they must (the run's record has each; --batch-size sets another)"
             )
-        if result.records:
-            facts = {"shard": jobs[0].row.shard, "batch_size": capturer.batch_size, "batches": result.batches}
-            writer.commit(result.records, facts)
-        for failure in result.failed:
-            row = failure.job.row
-            writer.fail(row.cell, failure.kind, failure.reason, prompt_sha=row.prompt_sha)
+        with interrupts.shielded():
+            if result.records:
+                facts = {"shard": jobs[0].row.shard, "batch_size": capturer.batch_size, "batches": result.batches}
+                writer.commit(result.records, facts)
+            for failure in result.failed:
+                row = failure.job.row
+                writer.fail(row.cell, failure.kind, failure.reason, prompt_sha=row.prompt_sha)
 
     return work
 
