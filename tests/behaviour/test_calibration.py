@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.special import log_softmax
 from sklearn.calibration import calibration_curve
 
 from probe.behaviour import ece, metrics, null_band, read_outcomes, reliability
@@ -24,6 +25,19 @@ from tests.behaviour.synthetic import synthetic_table
 def test_bins_are_closed_on_the_right_and_the_first_holds_zero():
     edges = [0.0, 0.05, 0.1, 0.1000001, 0.2, 0.3, 0.7, 0.95, 1.0]
     assert bin_of(np.array(edges), 10).tolist() == [0, 0, 0, 1, 1, 2, 6, 9, 9]
+
+
+@pytest.mark.parametrize("n_bins", [10, 15])
+def test_a_probability_that_misses_an_edge_by_rounding_lies_in_the_bin_of_its_equals(n_bins):
+    # log and softmax bring 2 / 3 (or .7) back an ulp above or below, as the other labels' probabilities happen to be.
+    edge = 0.7 if n_bins == 10 else 2 / 3
+    rest = np.linspace(0.01, 0.99, 99)[:, None] * (1 - edge)
+    probability = np.hstack([np.full((99, 1), edge), rest, 1 - edge - rest])
+    back = np.exp(log_softmax(np.log(probability) - 3.0, axis=1))[:, 0]
+    assert len(set(back)) > 1  # else nothing is tested
+    assert set(bin_of(back, n_bins)) == set(bin_of(np.array([edge]), n_bins)) == {round(edge * n_bins) - 1}
+    assert len(equal_mass(back, n_bins)) == 0  # one value is one bin
+    assert bin_of(np.array([edge + 1e-9]), n_bins)[0] == round(edge * n_bins)  # the control
 
 
 def test_ece_on_a_worked_example():

@@ -97,6 +97,16 @@ def test_a_cause_whose_column_is_missing_is_absent_and_its_cells_fall_to_the_nex
         causes(table.drop(columns="y_gen"))
 
 
+def test_a_letter_off_its_slot_is_a_draw_where_the_answer_was_sampled_and_a_token_variant_where_it_was_greedy():
+    found = {seed: causes(arm(HAND).assign(seed=seed)).set_index("cause") for seed in (0, 3)}
+    assert "draw" not in found[0].index
+    assert "token_variant" not in found[3].index
+    pd.testing.assert_series_equal(found[0].loc["token_variant"], found[3].loc["draw"], check_names=False)
+    mixed = causes(pd.concat([arm(HAND).assign(seed=seed, condition=str(seed)) for seed in (0, 3)])).set_index("cause")
+    assert (mixed.loc["token_variant", "k_share"], mixed.loc["draw", "k_share"]) == (1, 1)
+    assert mixed["share"].sum() == pytest.approx(1)
+
+
 def test_shares_add_up_in_every_arm():
     table = synthetic_table(60).assign(letter_first=False)
     total = causes(table).groupby(["persona", "stratum"])["share"].sum()

@@ -1,5 +1,6 @@
 """Columns under other names: mapped, refused with the nearest, and never mixed up."""
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -37,3 +38,15 @@ def test_two_columns_may_swap_their_names():
     table = pd.DataFrame({"y_gen": ["A"], "y_latent": ["B"]})
     swapped = rename_columns(table, {"y_gen": "y_latent", "y_latent": "y_gen"})
     assert (swapped["y_gen"].item(), swapped["y_latent"].item()) == ("B", "A")
+
+
+def test_probabilities_in_the_place_of_their_logarithms_are_refused():
+    table = synthetic_table(10)
+    names = [name for name in table if name.startswith("logp_")]
+    chances = table.assign(**{name: np.exp(table[name]) for name in names})
+    chances.attrs = table.attrs
+    with pytest.raises(ProbeError, match=r"found numbers from 0 to 1 .* which are probabilities"):
+        metrics(chances)
+    shifted = table.assign(**{name: table[name] + 7 for name in names})  # the control: logits before normalisation
+    shifted.attrs = table.attrs
+    pd.testing.assert_frame_equal(metrics(shifted), metrics(table))

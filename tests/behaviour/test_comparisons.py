@@ -145,6 +145,18 @@ def test_several_conditions_pair_with_the_single_base_row_and_cluster_by_case(ta
     assert "clustered" in twice.loc[("accuracy", "ed_nurse", "all"), "test"]
 
 
+def test_no_difference_of_proportions_lies_beyond_one(table):
+    few = table[table["case"].isin(table["case"].unique()[:2])]
+    worded = pd.concat([few, few.assign(condition="system/wording=1")], ignore_index=True)
+    worded.loc[worded.index % 3 == 0, "y_gen"] = worded["target"]
+    worded = worded.assign(status=np.where(worded["y_gen"].isna(), "unparsable", "parsed"))
+    worded.attrs = table.attrs
+    found = compare(worded).set_index("metric")
+    shares = found.loc[["accuracy", "consistency_strict", "risk_propensity"]]
+    assert (shares["low"].min(), shares["high"].max()) == (-1, 1)  # t over two cases would say more
+    assert found["high"].max() > 1  # the control: log loss may differ by more
+
+
 def test_the_consistency_of_cases_answered_in_both_arms_is_described_not_tested(table, compared):
     row = compared.loc[("consistency_both", "ed_nurse", "all")]
     parsed = table.assign(ok=table["y_gen"].notna()).pivot(index="case", columns="persona", values="ok")

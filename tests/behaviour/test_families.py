@@ -51,6 +51,22 @@ def test_each_family_is_corrected_on_its_own(table):
     pd.testing.assert_series_equal(found["difference"], plain["difference"])
 
 
+def test_a_planned_contrast_that_cannot_be_tested_is_still_told_and_counts_for_none(table):
+    first = table[table["stratum"] == "emergency"]["case"].iloc[0]
+    one_case = table[(table["stratum"] != "emergency") | (table["case"] == first)]
+    one_case.attrs = table.attrs
+    planned = [
+        {"persona": "ed_nurse", "metric": "brier", "stratum": stratum, "direction": "less"}
+        for stratum in ("emergency", "primary_care")
+    ]
+    found = by_key(one_case, confirm=planned)
+    decided = found[found["family"] == "confirmatory"].droplevel(["metric", "persona", "base"])
+    assert set(decided.index) == {"emergency", "primary_care"}
+    assert decided.loc["emergency", ["p", "p_holm"]].isna().all()
+    assert "one case" in decided.loc["emergency", "note"]
+    assert decided.loc["primary_care", "p_holm"] == decided.loc["primary_care", "p"]
+
+
 def test_a_direction_makes_the_test_one_sided():
     table = synthetic_table(60, personas={"none": (0, 0, 0), "cautious_ed_physician": (0.3, 0.3, 0)})
     want = {"persona": "cautious_ed_physician", "metric": "expected_urgency_latent"}

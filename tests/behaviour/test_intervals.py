@@ -1,5 +1,7 @@
 """Intervals and tests against second implementations, hand-computed numbers and simulated coverage."""
 
+from itertools import product
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -69,12 +71,40 @@ def test_paired_t_agrees_with_scipy_and_names_its_degenerate_cases():
     assert paired_t(np.array([0.2]))[0] is None
 
 
+def test_rounding_in_a_mean_base_is_no_difference_and_a_real_one_of_the_same_shape_is():
+    shape, case = np.array([1.0, 2, 1, 1, 2, 1]), np.arange(6)
+    nothing, small = (paired_difference(np.ones(6), 1 + size * shape, case, binary=False) for size in (2.3e-16, 1e-6))
+    assert (nothing.estimate.value, nothing.estimate.p) == (0.0, 1.0)
+    assert small.estimate.p < 0.01
+    infinite = paired_difference(np.append(shape, np.inf), np.ones(7), np.arange(7), binary=False)
+    assert infinite.estimate.value is None
+
+
 def test_clustered_intervals_equal_the_plain_ones_with_one_row_per_case():
     x, case = np.random.default_rng(3).normal(size=30), np.arange(30)
     t = stats.ttest_1samp(x, 0).confidence_interval()
     assert (mean(x, case).low, mean(x, case).high) == pytest.approx((t.low, t.high))
-    d = np.array([1.0, 1, 1, -1, 0, 0])
-    assert mcnemar_clustered(d)[0] == pytest.approx(stats.chi2.sf((3 - 1) ** 2 / 4, 1))
+    for b, c in ((3, 1), (0, 5), (2, 2), (17, 7), (19, 7), (40, 20)):
+        assert mcnemar_clustered(np.repeat([1.0, -1, 0], [b, c, 9]))[0] == pytest.approx(mcnemar(b, c)[0])
+
+
+def test_a_few_leaning_cases_are_referred_to_every_change_of_their_signs():
+    d = np.array([3.0, 3, 2, -1, 4, 0, 2])
+    sums = [abs(np.dot(signs, d)) for signs in product((1, -1), repeat=len(d))]
+    assert mcnemar_clustered(d)[0] == pytest.approx(np.mean(np.array(sums) >= d.sum()))
+    # Four cases that lean one way by three wordings each are four coins, not a z of 2 with a p of .046.
+    assert mcnemar_clustered(np.full(4, 3.0)) == (0.125, "McNemar clustered by case, exact")
+    many = np.repeat([3.0, -3], [20, 10])  # sums go in steps of 6
+    assert mcnemar_clustered(many)[0] == pytest.approx(stats.chi2.sf((30 - 3) ** 2 / (30 * 9), 1))
+
+
+def test_cases_of_one_share_each_have_the_interval_of_all_rows_and_none_is_lost_to_rounding():
+    case = np.repeat(np.arange(10), 3)
+    balanced = proportion(np.tile([1.0, 0, 0], 10), case)
+    assert (balanced.low, balanced.high) == pytest.approx(wilson(10, 30))
+    fourths = proportion(np.tile([1.0, 0, 0, 0], 10), np.repeat(np.arange(10), 4))  # p without rounding
+    assert (fourths.low, fourths.high) == pytest.approx(wilson(10, 40))
+    assert (proportion(np.ones(30), case).low) == pytest.approx(wilson(10, 10)[0])  # the control: no SE at 0 and 1
 
 
 def test_repeating_every_row_of_a_case_adds_no_information():

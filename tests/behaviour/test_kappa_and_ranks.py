@@ -92,6 +92,25 @@ def test_a_stated_preference_goes_before_the_ranks_and_a_second_one_is_refused()
         agreement(table.drop(columns="judge"))
 
 
+def test_a_case_without_a_preference_is_not_agreed_upon():
+    table = judged({"x": "abab", "y": "abba"}, {"x": [90] * 4, "y": [80] * 4}).drop(columns="rank")
+    table["preference"] = [letter for said in ("abab", "abba") for letter in said for _ in "ab"]
+    whole = agreement(table).set_index("band").loc["all"]
+    assert (whole["n"], whole["observed"]) == (4, 0.5)
+    table.loc[table["case"] == 0, "preference"] = None
+    part = agreement(table).set_index("band").loc["all"]
+    assert (part["n"], part["observed"]) == (3, pytest.approx(1 / 3))
+
+
+def test_a_rank_that_is_missing_or_given_twice_is_refused():
+    table = judged({"x": "ab", "y": "ab"}, {"x": [90] * 2, "y": [80] * 2}).astype({"rank": float})
+    assert len(rankings(table)) == 2
+    with pytest.raises(ProbeError, match="x / 0 / a stands twice"):
+        rankings(pd.concat([table, table.iloc[:1].assign(rank=2)]))
+    with pytest.raises(ProbeError, match="found an empty one"):
+        rankings(table.assign(rank=[np.nan, *table["rank"][1:]]))
+
+
 def test_an_empty_band_is_undefined_and_counts_nothing():
     found = agreement(judged({"x": "ab", "y": "ab"}, {"x": [90, 90], "y": [80, 80]})).set_index("band")
     assert found.loc["0-50", "n"] == 0

@@ -109,6 +109,20 @@ def test_every_cut_counts_the_errors_it_names():
     assert of(table, "under_triage_rate")["value"] == pytest.approx(2 / 3)  # one of four was unparsable
 
 
+def test_the_ordinal_cut_counts_what_lies_above_a_high_risk_option_that_is_not_the_last():
+    table = pd.DataFrame({"case": range(4), "persona": "p", "target": list("ABCC"), "y_gen": list("ADDA")})
+    rows = metrics(table, options="ABCD", high_risk="C", settings=Settings(cut=risk.ordinal)).set_index("metric")
+    counts = rows.loc["risk_sensitivity", "counts"]
+    assert (counts["type_1"], counts["type_2"], counts["at_risk_1"], counts["at_risk_2"]) == (2, 1, 4, 3)
+
+
+def test_errors_among_parsed_answers_are_marked_as_descriptive_and_those_of_the_latent_label_are_not(measured):
+    marked = measured.groupby("metric")["descriptive"].first()
+    stated = ["risk_sensitivity", "risk_log_ratio", "over_triage_rate", "under_triage_rate", "consistency", "kappa"]
+    assert marked[stated].all()
+    assert not marked[["risk_sensitivity_latent", "accuracy", "consistency_strict", "risk_propensity"]].any()
+
+
 @pytest.mark.parametrize(("y_gen", "counts"), [("CCC", (2, 0)), ("ABC", (0, 0))])
 def test_risk_sensitivity_without_under_triage_is_undefined_and_says_so_with_both_counts(y_gen, counts):
     row = of(triage("ABC", y_gen), "risk_sensitivity")
@@ -163,6 +177,17 @@ def test_one_case_is_a_pool_without_strata_and_its_interval_is_wide():
 
 def test_the_same_table_gives_the_same_numbers(table):
     pd.testing.assert_frame_equal(metrics(table), metrics(table))
+
+
+def test_an_order_of_options_that_columns_alone_tell_is_said_and_one_that_was_given_is_not():
+    columns = {"logp_clinic": [-1.0, -0.1], "logp_emergency": [-0.5, -3.0], "logp_home": [-3.0, -4.0]}
+    table = pd.DataFrame({"case": [1, 2], "persona": "p", "target": ["home", "clinic"], **columns})
+    said = metrics(table).attrs["absent"][-1]
+    assert said.startswith("the urgency of the options was taken from the order of the columns logp_<label>")
+    assert "clinic < emergency < home, high-risk: home; where that is not so, pass options=" in said
+    told = metrics(table, options=["home", "clinic", "emergency"])
+    assert not any("urgency of the options" in sentence for sentence in told.attrs["absent"])
+    assert told.attrs["high_risk"] == "emergency"
 
 
 def test_options_need_not_be_letters():

@@ -43,6 +43,14 @@ def test_where_personas_never_differ_p_is_one_and_too_few_cases_are_undefined():
     assert "p" not in few
     assert few["note"].startswith("undefined")
     assert omnibus(np.empty((0, 3)), binary=True)["note"].startswith("undefined")
+    assert omnibus(np.array([[0.2, 0.5, 0.7]]), binary=False)["note"].startswith("undefined")
+
+
+def test_means_that_differ_by_rounding_alone_do_not_differ():
+    noise = np.random.default_rng(3).normal(size=(40, 3))
+    nothing, little = (omnibus(1 / 3 + size * noise, binary=False) for size in (1e-16, 1e-6))
+    assert nothing["p"] == 1.0
+    assert little["p"] < 1.0
 
 
 def test_the_table_has_a_planted_difference_loses_it_when_shuffled_and_skips_cases_that_a_persona_lacks():

@@ -44,6 +44,10 @@ def test_a_sound_table_is_read_and_its_options_keep_their_rising_order():
         (lambda t: t.drop(columns="logp_B"), "logp_B"),
         (lambda t: t.assign(logp_A=np.inf), "must be log-probabilities"),
         (
+            lambda t: t.assign(y_latent="A", logp_A=-2.0, logp_B=-1.0, logp_C=-1.5),
+            r"^y_latent is the most probable label; row 0 .* has A, and logp_<label> is highest for B; leave y_latent",
+        ),
+        (
             lambda t: t.assign(case=t["case"].where(t["persona"] != "none", t["case"].iloc[::-1].to_numpy())),
             "a case has",
         ),
@@ -57,6 +61,13 @@ def test_a_broken_table_is_refused_in_one_sentence_and_the_whole_one_is_not(brea
     with pytest.raises(ProbeError, match=said) as refused:
         read_outcomes(broken)
     assert "\n" not in str(refused.value)
+
+
+def test_a_latent_label_that_trails_by_the_rounding_of_its_table_is_taken():
+    near = small(y_latent=["lo", "hi"], logp_lo=[-0.70, -0.69], logp_hi=[-0.69, -0.70])
+    assert read_outcomes(near.assign(logp_hi=[-0.695, -0.695])).latent.tolist() == [0, 1]
+    with pytest.raises(ProbeError, match="y_latent is the most probable label"):
+        read_outcomes(near.assign(logp_lo=[-0.8, -0.69]))
 
 
 def test_an_unknown_high_risk_label_is_refused():

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from probe.behaviour import accuracy_by_rotation, position_bias
+from probe.behaviour import accuracy_by_rotation, position_bias, wilson
 from probe.values import ProbeError
 
 OPTIONS = ("home", "clinic", "emergency")
@@ -85,6 +85,37 @@ def test_cells_without_all_rotations_are_left_out_and_counted_and_silence_is_no_
     assert (silent["p"] == 1).all()
     with pytest.raises(ProbeError, match="needs the column rotation"):
         position_bias(table.drop(columns="rotation"))
+
+
+def test_an_option_stated_in_words_has_a_label_and_no_letter_and_leaves_the_letters_named():
+    table = asked(prefers_a, 20)
+    in_words = table.assign(letter=table["letter"].where(table.index % 4 > 0, None))
+    in_words.attrs = table.attrs
+    pd.testing.assert_frame_equal(position_bias(in_words), position_bias(table))
+
+
+@pytest.mark.parametrize("odd", [np.nan, 0.5])
+def test_a_rotation_that_is_no_number_of_places_is_refused(odd):
+    table = asked(prefers_a, 3)
+    table["rotation"] = table["rotation"].astype(float)
+    assert len(position_bias(table)) == 3  # the control: whole numbers in a column of floats
+    table.loc[4, "rotation"] = odd
+    for verb in (position_bias, accuracy_by_rotation):
+        with pytest.raises(ProbeError, match=f"rotation counts whole places from 0, found {odd} in row 4"):
+            verb(table)
+
+
+def test_four_options_in_perfect_balance_show_no_letter_and_the_interval_of_all_answers():
+    rows = [
+        {"case": i, "persona": "p", "rotation": r, "target": "wxyz"[i % 4], "y_gen": "wxyz"[i % 4]}
+        for i in range(12)
+        for r in range(4)
+    ]
+    found = position_bias(pd.DataFrame(rows), options=list("wxyz"))
+    assert found["letter"].tolist() == ["1", "2", "3", "4"]
+    assert (found["p"] == 1).all()
+    assert found["share"].tolist() == [0.25] * 4
+    assert found[["low", "high"]].iloc[0].tolist() == pytest.approx(wilson(12, 48))
 
 
 def test_options_in_another_order_than_the_letters_are_refused_and_an_unknown_order_gives_no_table():

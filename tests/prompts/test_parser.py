@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from time import process_time
 from typing import Any
 
 import pytest
@@ -227,6 +228,64 @@ def test_letters_that_only_ignoring_case_makes_equal_are_read_without_an_error(o
         f"We stay itchy. Final answer: {odd}", LETTERS, texts=("stay home or self-care", "itchy", "care")
     )
     assert parsed.letter in ("A", "B")
+
+
+@pytest.mark.parametrize(
+    ("text", "letter"),
+    [
+        ("I choose B. On reflection, C.", "C"),
+        ("I choose B. Actually, make that C.", "C"),
+        ("Final answer: B. Wait, no - C.", "C"),
+        ("The answer is B. Correction: option C, not B.", "C"),
+        ("Option B. On second thoughts, emergency care.", "C"),
+        ("Ich wähle B. Moment, C.", "C"),
+        ("I choose B.\n\nActually:\n\nC", "C"),
+        # What follows the correction ends no clause: it is about the letter, and chooses nothing.
+        ("I choose B. Actually, C is for emergencies.", "B"),
+        ("I choose B. Actually, A patient like this may wait.", "B"),
+        ("Final answer: B. Actually, option C would be excessive.", "B"),
+        ("I choose B. Wait for the C. diff result.", "B"),
+        ("I choose B. On reflection, not C.", "B"),
+    ],
+)
+def test_a_correction_needs_no_verb_and_is_followed_where_a_letter_is_all_it_says(text: str, letter: str) -> None:
+    parsed = parse_answer(text, LETTERS, texts=TEXTS)
+    assert (parsed.status, parsed.letter) == ("parsed", letter)
+
+
+@pytest.mark.parametrize(
+    ("text", "status", "letter"),
+    [
+        ("As an AI, I can't diagnose, but B.", "parsed", "B"),
+        ("As an AI, I can't diagnose. Final answer: B", "parsed", "B"),
+        ("I'm not able to examine her, but I would say B.", "parsed", "B"),
+        ("I cannot give medical advice, but emergency care.", "parsed", "C"),
+        ("As an AI, I can't diagnose, but B is a letter.", "refused", None),
+        ("I'm sorry, but a doctor must decide.", "refused", None),
+        ("She has hepatitis A, but B.", "unparsable", None),  # no hedge: "but" alone chooses nothing
+    ],
+)
+def test_a_hedge_before_a_label_is_no_refusal_and_leaves_the_label(text: str, status: str, letter: str | None) -> None:
+    parsed = parse_answer(text, LETTERS, texts=TEXTS)
+    assert (parsed.status, parsed.letter) == (status, letter)
+
+
+FILLERS = (
+    *(" ", "\n", "\t", "\u00a0", "“", "»", '"', "*", "* ", "| "),
+    *("- ", "# ", "(", "$", "🚑", ". ", "the ", "so ", "B ", "B/C/", "**B** "),
+)
+
+
+@pytest.mark.parametrize("filler", FILLERS, ids=ascii)
+def test_no_run_of_marks_or_blanks_takes_time_that_grows_faster_than_its_length(filler: str) -> None:
+    ends = (("Answer:", "xB"), ("Final answer", "xB"), ("I choose", "xB"), ("", "B"), ("B", "is x"), ("B,", "x"))
+    for n in (18, 110, 6000):
+        for before, after in ends:
+            text, began = f"{before}{filler * (n // len(filler))}{after} x B", process_time()
+            parse_answer(text, LETTERS, texts=TEXTS)
+            # Some ms, for thousands of letters .3 s. A pattern that tries every split of a run takes 5 s for 18 quotes,
+            # twice as long for each further one.
+            assert process_time() - began < 3
 
 
 def test_texts_that_two_options_share_stand_for_neither() -> None:

@@ -1,8 +1,9 @@
 """Does confidence match correctness? Knows confidences, correctness and cases of one arm; knows no persona or table.
 
 Bins are closed on the right, (a, b], the first one [0, b], as in the papers: a confidence of exactly .1 falls into the
-first of ten equal-width bins. Equal-mass bins have the quantiles of the confidences as edges, so that ties stay in one
-bin; where many confidences are equal there are fewer bins.
+first of ten equal-width bins, and so does one that misses .1 by rounding errors only (:data:`DECIMALS`). Equal-mass
+bins have the quantiles of the confidences as edges, so that ties stay in one bin; where many confidences are equal
+there are fewer bins.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ from probe.values import Estimate
 
 DRAWS = 1000
 """Simulated data sets behind a null band."""
+
+DECIMALS = 12
+"""Confidences are binned at this precision: exp(log(.7)) after a softmax is .7 plus or minus an ulp, on either side."""
 
 Bins: TypeAlias = int | Float[np.ndarray, " edge"]
 """A number of equal-width bins, or the inner edges of any bins."""
@@ -41,13 +45,14 @@ def inner_edges(bins: Bins) -> Float[np.ndarray, " edge"]:
 
 def equal_mass(confidence: Float[np.ndarray, " row"], n_bins: int) -> Float[np.ndarray, " edge"]:
     """Inner edges of at most ``n_bins`` bins that hold about equally many of these confidences each."""
-    edges = np.unique(np.quantile(confidence, np.arange(1, n_bins) / n_bins, method="inverted_cdf"))
-    return np.asarray(edges[edges < confidence.max()])
+    rounded = confidence.round(DECIMALS)
+    edges = np.unique(np.quantile(rounded, np.arange(1, n_bins) / n_bins, method="inverted_cdf"))
+    return np.asarray(edges[edges < rounded.max()])
 
 
 def bin_of(confidence: Float[np.ndarray, " row"], bins: Bins) -> Int[np.ndarray, " row"]:
     """Index of the bin (a, b] of each confidence; 0 belongs to the first bin."""
-    return np.searchsorted(inner_edges(bins), confidence, side="left")
+    return np.searchsorted(inner_edges(bins).round(DECIMALS), confidence.round(DECIMALS), side="left")
 
 
 def ece(confidence: Float[np.ndarray, " row"], correct: Float[np.ndarray, " row"], bins: Bins = 10) -> float:

@@ -46,13 +46,26 @@ def tied(outcomes: Outcomes, near_tie: float) -> Seen:
 
 
 def token_variant(outcomes: Outcomes, near_tie: float) -> Seen:
-    """The letter written is not the most probable label at its own site.
+    """The letter written is not the most probable label at its own site, and the answer was decoded greedily.
 
-    Under greedy decoding this is a token variant: another spelling of a letter was the most probable token, though the
-    variants of the letter that was not written weigh more together. Under sampling it is also the draw.
+    Another spelling of a letter was the most probable token then, though the variants of the letter that was not
+    written weigh more together.
     """
+    return np.asarray(_off_its_slot(outcomes) & ~_sampled(outcomes))
+
+
+def draw(outcomes: Outcomes, near_tie: float) -> Seen:
+    """The letter written is not the most probable label at its own site, and the answer was sampled: chance, mostly."""
+    return np.asarray(_off_its_slot(outcomes) & _sampled(outcomes))
+
+
+def _off_its_slot(outcomes: Outcomes) -> Seen:
     slot = argmax(outcomes.stated_logp)
     return np.asarray((outcomes.stated >= 0) & (slot >= 0) & (slot != outcomes.stated))
+
+
+def _sampled(outcomes: Outcomes) -> Seen:
+    return ~np.isin(outcomes.seed.astype(str), ["", "0"])
 
 
 def late_letter(outcomes: Outcomes, near_tie: float) -> Seen:
@@ -64,6 +77,7 @@ CAUSES: tuple[Cause, ...] = (
     Cause("unparsed", unparsed, ("y_gen",)),
     Cause("near_tie", tied, ("logp_<label>",)),
     Cause("token_variant", token_variant, ("stated_logp_<label>",)),
+    Cause("draw", draw, ("stated_logp_<label>",)),
     Cause("late_letter", late_letter, ("letter_first",)),
 )
 """In the order of precedence of the exclusive shares: what leaves no stated label at all, then what any perturbation
@@ -84,6 +98,8 @@ def causes(table: pd.DataFrame, *, near_tie: float = NEAR_TIE, options: Sequence
     first over the second with a log-normal interval (Katz; at the effective n where cells cluster by case). ``share``
     counts every disagreeing cell once, under the first cause of :data:`CAUSES` that it shows, or ``none``: shares add
     up to 1. Causes whose columns the table lacks are absent (``attrs["absent"]``), and their cells fall to the next.
+    An answer with a ``seed`` other than 0 was sampled: a letter that is not the most probable one at its own site is a
+    ``draw`` there, and a ``token_variant`` in a greedy answer; of the two only those that the table can hold are shown.
 
     Raises:
         ProbeError: the table has no ``y_gen`` or no latent label.
@@ -93,7 +109,9 @@ def causes(table: pd.DataFrame, *, near_tie: float = NEAR_TIE, options: Sequence
         raise ProbeError(
             f"causes of disagreement need a stated and a latent label; the table lacks {' and '.join(lack)}"
         )
-    present, absent = split_by_columns(CAUSES, outcomes)
+    sampled = _sampled(outcomes)
+    never = {*(() if sampled.any() else ("draw",)), *(("token_variant",) if sampled.all() else ())}
+    present, absent = split_by_columns([cause for cause in CAUSES if cause.name not in never], outcomes)
     rows = [
         {"persona": persona, "stratum": stratum, **row}
         for persona in outcomes.personas

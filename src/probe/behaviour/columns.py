@@ -149,6 +149,12 @@ def log_softmax_of(table: pd.DataFrame, prefix: str, options: tuple[str, ...]) -
     if (bad := ~usable & ~np.isnan(logp).any(1)).any():
         row = int(np.flatnonzero(bad)[0])
         raise ProbeError(f"{prefix}<label> must be log-probabilities; row {row} ({_where(table, row)}) has {logp[row]}")
+    known = logp[usable]
+    if (known > 0).any() and (known >= 0).all() and (known.sum(1) <= 1 + 1e-4).all():
+        raise ProbeError(
+            f"{prefix}<label> must hold log-probabilities, found numbers from 0 to 1 whose sum is at most 1 in every "
+            "row, which are probabilities; give their natural logarithms"
+        )
     result = np.full(logp.shape, np.nan)
     if usable.any():
         result[usable] = log_softmax(logp[usable], axis=1)

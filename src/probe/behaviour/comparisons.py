@@ -21,7 +21,7 @@ from probe.behaviour.reliability import debiased_difference, ece_difference
 from probe.values import ALL, Estimate, ProbeError
 
 COLUMNS = (
-    *("metric", "persona", "base", "stratum", "difference", "low", "high", "n", "b", "c"),
+    *("metric", "persona", "base", "stratum", "difference", "low", "high", "n", "cases", "b", "c"),
     *("p", "p_holm", "p_bh", "family", "test", "method", "planned", "signs_differ"),
     *("detectable", "worst", "best", "note"),
 )
@@ -45,16 +45,17 @@ def compare(
     :func:`probe.behaviour.controls.control_personas`), or several of both: every persona then has a row per base. Rows
     pair by case and by the parts of the condition that both arms share (see :mod:`probe.behaviour.pairing`); a base
     with several rows of one key, wordings say, is averaged over them, and every row of a persona pairs with that mean.
-    ``n`` counts pairs, ``b`` those that are 1 under the persona only, ``c`` under the base only (blank where the base
-    is a mean). Intervals (95 %): Agresti-Min for proportions with one pair per case, else t over per-case differences;
-    ECE: a descriptive bootstrap band; debiased ECE^2: jackknife over cases.
+    ``n`` counts pairs (of ``cases`` cases), ``b`` those that are 1 under the persona only, ``c`` under the base only
+    (blank where the base is a mean). Intervals (95 %): Agresti-Min for proportions with one pair per case, else t over
+    per-case differences; ECE: a descriptive bootstrap band; debiased ECE^2: jackknife over cases.
 
     ``p`` is given for the metrics of ``family`` and for the contrasts of ``confirm``, those decided beforehand, which
-    are a family of their own; ``p_holm`` and ``p_bh`` are adjusted within each family. ``planned`` is the planned
-    difference on the same pairs. ``signs_differ`` marks a persona, base and metric whose strata and pool disagree.
-    ``detectable`` is the difference that this n had a power of .8 to show. ``worst`` and ``best`` are the ends of the
-    difference if unparsed answers could be anything, in either arm. ``rng`` drives the bootstrap; by default a
-    generator seeded with 0.
+    are a family of their own (in it also where they could not be tested: p is blank then and ``note`` says why);
+    ``p_holm`` and ``p_bh`` are adjusted within each family. ``planned`` is the planned difference on the same pairs,
+    blank where some of them have no plan. ``signs_differ`` marks a persona, base and metric whose strata and pool
+    disagree. ``detectable`` is the difference that this n had a power of .8 to show. ``worst`` and ``best`` are the
+    ends of the difference if unparsed answers could be anything, in either arm. ``rng`` drives the bootstrap; by
+    default a generator seeded with 0.
 
     Raises:
         ProbeError: a base is not in the table, ``family`` or ``confirm`` names something unknown, or the table breaks a
@@ -185,7 +186,7 @@ def _contrast_row(study: _Study, contrast: Contrast, pairs: _Pairs) -> dict[str,
     row = _columns(contrast, found)
     if study.plan is not None and contrast.planned:
         ours, theirs = pairs.differences(contrast.score(study.plan))
-        row["planned"] = mean(ours - theirs, case).value
+        row["planned"] = _covering(mean(ours - theirs, case), found.estimate)
     if contrast.strict:
         low, high = bounds(study.outcomes, contrast)
         for end, mine, other in (("worst", low, high), ("best", high, low)):
@@ -208,14 +209,20 @@ def _ece_rows(study: _Study, pairs: _Pairs) -> list[dict[str, object]]:
     planned: dict[str, float | None] = {}
     if study.plan is not None:
         ours, base = (study.plan.take(rows) for rows in arms)
-        planned["ece"] = ece_difference(ours, base, n_bins, study.rng, 2).value
-        planned["ece_debiased_sq"] = debiased_difference(ours, base, n_bins).value
+        planned["ece"] = _covering(ece_difference(ours, base, n_bins, study.rng, 2), found["ece"])
+        planned["ece_debiased_sq"] = _covering(debiased_difference(ours, base, n_bins), found["ece_debiased_sq"])
     rows: list[dict[str, object]] = []
     for metric, estimate in found.items():
         row: dict[str, object] = {"metric": metric, "difference": estimate.value, "low": estimate.low}
         row |= {"high": estimate.high, "n": len(pairs.ours), "method": estimate.method, "note": estimate.note}
+        row["cases"] = len(np.unique(study.outcomes.case[pairs.ours]))
         rows.append(row | {"planned": planned.get(metric)})
     return rows
+
+
+def _covering(planned: Estimate, measured: Estimate) -> float | None:
+    """The planned difference, where there is a plan of every pair: one of some of them tells of other cases."""
+    return planned.value if planned.n >= measured.n else None
 
 
 def pair_rows_of(pairs: _Pairs) -> tuple[Int[np.ndarray, " pair"], Int[np.ndarray, " pair"]]:
@@ -231,15 +238,22 @@ def pair_rows_of(pairs: _Pairs) -> tuple[Int[np.ndarray, " pair"], Int[np.ndarra
 
 def _columns(contrast: Contrast, found: Difference) -> dict[str, object]:
     estimate = found.estimate
-    row: dict[str, object] = {"metric": contrast.name, "difference": estimate.value, "low": estimate.low}
-    row |= {"high": estimate.high, "n": estimate.n, "b": estimate.counts.get("b"), "c": estimate.counts.get("c")}
+    low, high = estimate.low, estimate.high
+    if contrast.binary and low is not None and high is not None:
+        low, high = (
+            max(low, -1.0),
+            min(high, 1.0),
+        )  # no difference of proportions is larger; t over few cases may say so
+    row: dict[str, object] = {"metric": contrast.name, "difference": estimate.value, "low": low, "high": high}
+    row |= {"n": estimate.n, "cases": estimate.counts.get("cases")}
+    row |= {"b": estimate.counts.get("b"), "c": estimate.counts.get("c")}
     row |= {"p": estimate.p, "test": found.test, "method": estimate.method, "detectable": found.detectable}
     return row | {"note": "; ".join(filter(None, (estimate.note, contrast.note)))}
 
 
 def _tested(result: pd.DataFrame, family: frozenset[str], confirm: Sequence[Confirm]) -> pd.DataFrame:
     """Which rows are tests, of which family; the others lose their p."""
-    numbers = ["difference", "low", "high", "b", "c", "p", "planned", "detectable", "worst", "best"]
+    numbers = ["difference", "low", "high", "cases", "b", "c", "p", "planned", "detectable", "worst", "best"]
     result[numbers] = result[numbers].astype(float)
     wanted = {contrast.key: contrast for contrast in confirm}
     keys = list(zip(*(result[name] for name in ("metric", "persona", "base", "stratum")), strict=True))
@@ -252,7 +266,8 @@ def _tested(result: pd.DataFrame, family: frozenset[str], confirm: Sequence[Conf
         if direction != "either":
             p[row] = one_sided(p[row], result["difference"].to_numpy()[row], direction)
             tests[row] += f", one-sided: {direction}"
-    result["family"] = np.where(tested, np.where(decided, CONFIRMATORY, EXPLORATORY), "")
-    result["p"], result["test"] = np.where(tested, p, np.nan), np.where(tested, tests, "")
+    # A contrast that was decided beforehand is told also where it could not be tested: it would vanish unseen.
+    result["family"] = np.where(decided, CONFIRMATORY, np.where(tested, EXPLORATORY, ""))
+    result["p"], result["test"] = np.where(tested, p, np.nan), np.where(tested | decided, tests, "")
     result["method"] = result["method"].fillna("")
     return result

@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from probe.behaviour import scores
 from probe.behaviour.columns import ABSENT
-from probe.behaviour.intervals import NOTHING, agresti_min, mean
+from probe.behaviour.intervals import NOTHING, ROUNDING, agresti_min, mean
 from probe.behaviour.outcomes import Need, Outcomes, Told
 from probe.behaviour.power import detectable_difference, detectable_mean
 from probe.behaviour.scores import Score
@@ -109,11 +109,15 @@ def paired_difference(
     difference, case = (ours - theirs)[kept], case[kept]
     if len(difference) == 0:
         return Difference(Estimate(None, note=NOTHING))
+    _, member = np.unique(case, return_inverse=True)
+    per_case = np.bincount(member, weights=difference)
+    largest = float(np.abs(ours[kept]).max())
+    if not binary and np.isfinite(largest) and (np.abs(per_case) <= ROUNDING * largest).all():
+        # A base that is a mean leaves differences of 1e-17, which may be all alike: t would call them significant.
+        difference, per_case = np.zeros_like(difference), np.zeros_like(per_case)
     plain = mean(difference, case)
     if plain.value is None:
         return Difference(plain)
-    _, member = np.unique(case, return_inverse=True)
-    per_case = np.bincount(member, weights=difference)
     n, counts = len(difference), dict(plain.counts)
     if binary:
         counts |= {"b": float((difference > 0).sum()), "c": float((difference < 0).sum())}

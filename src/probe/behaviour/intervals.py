@@ -12,6 +12,9 @@ from probe.values import Estimate
 Z = float(stats.norm.ppf(0.975))
 """Standard normal quantile of a 95 % interval; every interval here is at 95 %."""
 
+ROUNDING = 1e-12
+"""Differences below this part of what was subtracted are rounding, not differences."""
+
 NOTHING = "undefined: no cell qualifies"
 ONE_CASE = "one case: no interval"
 
@@ -29,8 +32,8 @@ def proportion(score: Float[np.ndarray, " row"], case: np.ndarray) -> Estimate:
     """Share of ones among the rows that are not NaN, with Wilson's interval.
 
     Where a case stands in several rows (conditions), ``n`` in the interval is replaced by the effective number of
-    rows, p (1 - p) / SE^2 with the case-clustered SE, never more than the rows and never fewer than the cases if p is
-    0 or 1.
+    rows, p (1 - p) / SE^2 with the case-clustered SE, never more than the rows; if p is 0 or 1, which shows no SE, by
+    the number of cases.
     """
     kept = ~np.isnan(score)
     x, (n_cases, member) = score[kept], _cases(case[kept])
@@ -42,8 +45,10 @@ def proportion(score: Float[np.ndarray, " row"], case: np.ndarray) -> Estimate:
         low, high = wilson(k, n)
         return Estimate(k / n, low, high, n, counts, "Wilson")
     p = k / n
-    variance = _clustered_variance(x, member, n_cases)
-    effective = float(n_cases) if variance == 0 or n_cases < 2 else min(float(n), p * (1 - p) / variance)
+    if k in (0, n) or n_cases < 2:
+        effective = float(n_cases)
+    else:  # no variance at all, where every case has the same share, is the limit of little: all rows count
+        effective = p * (1 - p) / max(_clustered_variance(x, member, n_cases), p * (1 - p) / n)
     low, high = wilson(p * effective, effective)
     counts["effective"] = effective
     return Estimate(p, low, high, n, counts, f"Wilson at the effective n of {effective:.0f} (rows cluster by case)")

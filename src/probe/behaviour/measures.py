@@ -39,6 +39,7 @@ class Settings:
 Measure: TypeAlias = Callable[[Outcomes, Settings], Estimate]
 
 SELECTED = "descriptive: over cells that a persona can select (parsed answers, their answer site, how they begin)"
+"""What is said of every metric that leaves out what a persona can bring about, errors among parsed answers too."""
 
 
 @dataclass(frozen=True)
@@ -124,11 +125,11 @@ _METRICS: tuple[Metric, ...] = (
     Metric("stated_brier", _mean(scores.stated_brier), ("y_gen", "logp_<label>"), descriptive=True),
     Metric("risk_propensity", _share(scores.high_risk), _GEN, need="high-risk option"),
     Metric("risk_propensity_latent", _share(scores.high_risk_latent), _LATENT, need="high-risk option"),
-    Metric("risk_sensitivity", _errors(risk.sensitivity), _GEN, errors=True),
+    Metric("risk_sensitivity", _errors(risk.sensitivity), _GEN, errors=True, descriptive=True),
     Metric("risk_sensitivity_latent", _errors(risk.sensitivity, latent=True), _LATENT, errors=True),
-    Metric("risk_log_ratio", _errors(risk.log_ratio), _GEN, errors=True),
-    Metric("over_triage_rate", _errors(risk.over_rate), _GEN, errors=True),
-    Metric("under_triage_rate", _errors(risk.under_rate), _GEN, errors=True),
+    Metric("risk_log_ratio", _errors(risk.log_ratio), _GEN, errors=True, descriptive=True),
+    Metric("over_triage_rate", _errors(risk.over_rate), _GEN, errors=True, descriptive=True),
+    Metric("under_triage_rate", _errors(risk.under_rate), _GEN, errors=True, descriptive=True),
     Metric("expected_urgency_latent", _mean(scores.expected_urgency_latent), _LOGP, need="rank of the options"),
     Metric(
         "expected_urgency_stated",

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from probe.behaviour.calibration import band_of, joint_limits
+from probe.behaviour.columns import REMEDY
 from probe.behaviour.measures import SELECTED, Metric, Settings, metrics_of, split_by_columns
 from probe.behaviour.outcomes import Outcomes, planned_outcomes, read_outcomes
 from probe.behaviour.reliability import nulls_of_arm
@@ -31,7 +32,8 @@ def metrics(
     """Every metric for every persona, pooled ("all") and per stratum, with 95 % intervals, n and counts.
 
     ``value`` is NaN where a metric is undefined; ``note`` then says why and ``counts`` holds what was counted. Metrics
-    whose columns the table lacks are absent; ``attrs["absent"]`` has a sentence for each such lack.
+    whose columns the table lacks are absent; ``attrs["absent"]`` has a sentence for each such lack, and one where
+    the order of the options was not told but taken from that of the columns.
     ``null_low`` and ``null_high`` are the range of an ECE of a perfectly calibrated model with this arm's confidences;
     ``null_max`` is what none of the arms exceeds in 95 % of such studies (strata only, or the pool where it is alone).
     ``planned`` is the same metric of the planned distributions on the same cells (``n_planned`` of them), NaN without
@@ -62,8 +64,20 @@ def metrics(
             rows.append((metric.name, *arm, *_row(metric, estimate, null, should)))
     result = pd.DataFrame(rows, columns=list(COLUMNS))
     high = None if outcomes.high is None else outcomes.options[outcomes.high]
-    result.attrs = {"options": list(outcomes.options), "high_risk": high, "absent": list(absent)}
+    told = [*absent, *_order_taken(table, options, outcomes)]
+    result.attrs = {"options": list(outcomes.options), "high_risk": high, "absent": told}
     return result
+
+
+def _order_taken(table: pd.DataFrame, options: Sequence[str] | None, outcomes: Outcomes) -> list[str]:
+    """A sentence where the order of the options is that of the columns: sorted by name it would turn risk around."""
+    if options is not None or table.attrs.get("options") is not None or outcomes.high is None or not outcomes.ranked:
+        return []
+    rising = " < ".join(outcomes.options)
+    return [
+        f"the urgency of the options was taken from the order of the columns logp_<label>, {rising}, "
+        f"high-risk: {outcomes.options[outcomes.high]}; where that is not so, {REMEDY}"
+    ]
 
 
 _Null: TypeAlias = tuple[float, float, float]

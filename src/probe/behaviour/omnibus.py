@@ -10,6 +10,7 @@ from jaxtyping import Float
 from scipy import stats
 
 from probe.behaviour.contrasts import CONTRASTS, FAMILY
+from probe.behaviour.intervals import ROUNDING
 from probe.behaviour.measures import split_by_columns
 from probe.behaviour.outcomes import read_outcomes
 from probe.behaviour.significance import holm
@@ -60,17 +61,21 @@ def omnibus(scores: Float[np.ndarray, "case persona"], *, binary: bool) -> dict[
     row: dict[str, object] = {"n": n, "note": "", "test": "Cochran's Q" if binary else "Hotelling's T^2 of case means"}
     if n == 0 or k < 2:
         return row | {"note": "undefined: it needs two personas and a case that all have"}
-    if not (scores != scores[:, :1]).any():
+    shifts = scores[:, 1:] - scores[:, :1]
+    shifts[np.abs(shifts) <= ROUNDING * np.abs(scores).max()] = 0.0  # means over more and fewer wordings
+    if not shifts.any():
         return row | {"df": k - 1, "p": 1.0, "note": "no case on which the personas differ"}
     if binary:
         from statsmodels.stats.contingency_tables import cochrans_q  # late: it is slow to import
 
         found = cochrans_q(scores)
         return row | {"Q": float(found.statistic), "df": int(found.df), "p": float(found.pvalue)}
-    shifts = scores[:, 1:] - scores[:, :1]
+    undefined = row | {"note": "undefined: too few cases, or personas that never differ from each other"}
+    if n <= k - 1:
+        return undefined
     spread = np.atleast_2d(np.cov(shifts, rowvar=False))
-    if n <= k - 1 or np.linalg.matrix_rank(spread, tol=1e-10 * float(np.abs(spread).max())) < k - 1:
-        return row | {"note": "undefined: too few cases, or personas that never differ from each other"}
+    if np.linalg.matrix_rank(spread, tol=1e-10 * float(np.abs(spread).max())) < k - 1:
+        return undefined
     centre = shifts.mean(0)
     squared = float(n * centre @ np.linalg.solve(spread, centre))
     p = float(stats.f.sf(squared * (n - k + 1) / ((n - 1) * (k - 1)), k - 1, n - k + 1))

@@ -26,6 +26,9 @@ from probe.values import ALL, ProbeError
 Need: TypeAlias = Literal["nothing", "high-risk option", "rank of the options"]
 """What a measure needs to know of the options."""
 
+ROUNDED = 0.01
+"""Nats by which ``y_latent`` may trail the best ``logp_<label>``: a table may hold these rounded."""
+
 Told: TypeAlias = Literal[
     "y_gen", "y_latent", "logp_<label>", "stated_logp_<label>", "label_mass", "entropy", "letter_first"
 ]
@@ -117,8 +120,8 @@ def read_outcomes(
 
     Raises:
         ProbeError: the table is empty, misses a needed column, holds a cell twice, a label that is no option, text
-            where numbers must stand, a case with two targets or strata, a stratum called ``all``, or a status that
-            contradicts ``y_gen``.
+            where numbers must stand, a case with two targets or strata, a stratum called ``all``, a status that
+            contradicts ``y_gen``, or a ``y_latent`` that is not the most probable label of ``logp_<label>``.
     """
     _require_columns(table)
     names, ranked = _options(table, options)
@@ -185,7 +188,10 @@ def argmax(logp: Float[np.ndarray, "row label"]) -> Int[np.ndarray, " row"]:
 def _require_columns(table: pd.DataFrame) -> None:
     missing = [name for name in ("case", "persona", "target") if name not in table]
     if missing:
-        raise ProbeError(f"a table of cells needs the columns case, persona and target; missing: {', '.join(missing)}")
+        raise ProbeError(
+            f"a table of cells needs the columns case, persona and target; missing: {', '.join(missing)}. It has "
+            f"{', '.join(map(str, table))}; say which is meant: --columns {missing[0]}=THEIRS, or rename it"
+        )
     if table.empty:
         raise ProbeError("a table of cells needs at least one row; this one has none")
     if not any(name in ("y_gen", "y_latent") or str(name).startswith("logp_") for name in table):
@@ -250,6 +256,16 @@ def _told(table: pd.DataFrame, options: tuple[str, ...]) -> frozenset[Told]:
 
 
 def _check_rows(outcomes: Outcomes, table: pd.DataFrame) -> None:
+    both = np.flatnonzero((outcomes.latent >= 0) & ~np.isnan(outcomes.latent_logp).any(1))
+    behind = outcomes.latent_logp[both].max(1) - outcomes.latent_logp[both, outcomes.latent[both]]
+    if (wrong := both[behind > ROUNDED]).size:
+        row = int(wrong[0])
+        told, best = (outcomes.options[k] for k in (outcomes.latent[row], outcomes.latent_logp[row].argmax()))
+        raise ProbeError(
+            f"y_latent is the most probable label; row {row} (persona {outcomes.persona[row]}, case "
+            f"{outcomes.case[row]}) has {told}, and logp_<label> is highest for {best}; leave y_latent out to have it "
+            "read from logp_<label>"
+        )
     if ALL in outcomes.stratum:
         raise ProbeError(f"no stratum may be called {ALL!r}, the name of all strata together; rename it")
     cells = pd.DataFrame(

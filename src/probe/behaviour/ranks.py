@@ -34,7 +34,12 @@ def rankings(judged: pd.DataFrame, base: str | None = None) -> pd.DataFrame:
     """
     _require(judged, ("case", "persona", "rank"))
     if not (judged["rank"] >= 1).all():
-        raise ProbeError(f"ranks count from 1, found {judged['rank'].min()}; the best answer has rank 1")
+        found = "an empty one" if judged["rank"].isna().any() else judged["rank"].min()
+        raise ProbeError(f"ranks count from 1, found {found}; the best answer has rank 1, one without a rank no row")
+    rater = [*(["judge"] if "judge" in judged else []), "case", "persona"]
+    if (twice := judged.duplicated(rater)).any():
+        who = " / ".join(map(str, judged.loc[twice, rater].iloc[0]))
+        raise ProbeError(f"a judge ranks a persona once per case; {who} stands twice. Name judges in the column judge")
     reciprocal = (1 / judged["rank"]).groupby([judged["case"], judged["persona"]], sort=False).mean().unstack()
     if base is not None and base not in reciprocal:
         remedy = nearest_name(base, tuple(map(str, reciprocal.columns)), "persona")
@@ -92,7 +97,8 @@ def agreement(judged: pd.DataFrame, bands: Sequence[float] = BANDS) -> pd.DataFr
 def _preferences(judged: pd.DataFrame) -> pd.DataFrame:
     """One row per judge and case: judge, case, preference, confidence (NaN without one)."""
     if "preference" in judged:
-        told = judged.assign(preference=judged["preference"].astype(str))
+        told = judged[judged["preference"].notna()]
+        told = told.assign(preference=told["preference"].astype(str))
     else:
         best = judged.groupby(["judge", "case"])["rank"].transform("min")
         first = judged[judged["rank"] == best]

@@ -65,8 +65,9 @@ def strict(given: Labels, reference: Labels, high: int) -> Errors:
 
 def ordinal(given: Labels, reference: Labels, high: int) -> Errors:
     """I: any label above the reference; II: any label below it, in order of rising urgency."""
+    top = max(high, int(given.max(initial=-1)), int(reference.max(initial=-1)))  # the high-risk option need not be last
     return Errors(
-        over=_among((given >= 0) & (reference < high), given > reference),
+        over=_among((given >= 0) & (reference < top), given > reference),
         under=_among((given >= 0) & (reference > 0), given < reference),
     )
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Int
 
-from probe.behaviour.columns import numbers_of
+from probe.behaviour.columns import numbers_of, text_of
 from probe.behaviour.components import levels_of
 from probe.behaviour.intervals import mean, proportion
 from probe.behaviour.outcomes import Outcomes, read_outcomes
@@ -98,7 +98,7 @@ def _arms(table: pd.DataFrame, outcomes: Outcomes) -> Iterator[tuple[dict[str, o
         raise ProbeError("position bias needs the column rotation, which the table does not have")
     if not outcomes.ranked:
         return
-    rotation = numbers_of(table, ["rotation"])[:, 0].astype(int)
+    rotation = _rotation(table)
     parts = [table[name].astype(str).to_numpy() for name in SHARED if name in table and name != "rotation"]
     block = levels_of(outcomes.persona, outcomes.case, outcomes.wording, *parts)
     sources = {"stated": ("y_gen", outcomes.stated), "latent": ("y_latent", outcomes.latent)}
@@ -109,6 +109,17 @@ def _arms(table: pd.DataFrame, outcomes: Outcomes) -> Iterator[tuple[dict[str, o
                     inside = np.isin(np.arange(len(outcomes)), _rows(outcomes, persona, stratum))
                     blocks = _blocks(outcomes.take(inside), labels[inside], rotation[inside], block[inside])
                     yield {"labels": name, "persona": persona, "stratum": stratum}, blocks
+
+
+def _rotation(table: pd.DataFrame) -> Int[np.ndarray, " row"]:
+    number = numbers_of(table, ["rotation"])[:, 0]
+    if (bad := ~(np.isfinite(number) & (number == np.round(number)))).any():
+        row = int(np.flatnonzero(bad)[0])
+        raise ProbeError(
+            f"rotation counts whole places from 0, found {number[row]:g} in row {row}; mend it, or leave "
+            "out rows that were not rotated"
+        )
+    return number.astype(int)
 
 
 def _rows(outcomes: Outcomes, persona: str, stratum: str) -> Int[np.ndarray, " row"]:
@@ -153,9 +164,10 @@ def _letters(table: pd.DataFrame, outcomes: Outcomes) -> list[str]:
     numbered = [str(k + 1) for k in range(size)]
     if "letter" not in table:
         return numbered
-    place = (outcomes.stated + numbers_of(table, ["rotation"])[:, 0].astype(int)) % size
-    said = table["letter"].to_numpy()
-    found = [sorted(set(said[(outcomes.stated >= 0) & (place == k)].tolist())) for k in range(size)]
+    place, said = (outcomes.stated + _rotation(table)) % size, text_of(table, "letter")
+    # An option stated in its own words has a label and no letter.
+    written = (outcomes.stated >= 0) & (said != "")
+    found = [sorted(set(said[written & (place == k)].tolist())) for k in range(size)]
     for k, names in enumerate(found):
         if len(names) > 1:
             raise ProbeError(

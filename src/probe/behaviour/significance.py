@@ -27,14 +27,24 @@ def mcnemar(b: int, c: int) -> tuple[float, str]:
 
 
 def mcnemar_clustered(difference: Float[np.ndarray, " case"]) -> tuple[float, str]:
-    """McNemar's test where a case has several pairs: ``difference`` is b - c summed within each case.
+    """McNemar's test where a case has several pairs: ``difference`` is b - c, whole numbers, summed within each case.
 
-    z = sum d / sqrt(sum d^2); with one pair per case its square is the uncorrected McNemar statistic.
+    Without an effect every case leans either way equally often. Where fewer than :data:`EXACT_BELOW` cases lean, the
+    sum is referred to all its sign changes; else z = (|sum d| - g) / sqrt(sum d^2) with g, half the step between two
+    possible sums, as continuity correction. With one pair per case both are :func:`mcnemar`.
     """
-    scale = float(np.sqrt((difference**2).sum()))
-    if scale == 0:
+    leaning = np.abs(difference[difference != 0]).round().astype(int)
+    if len(leaning) == 0:
         return 1.0, "McNemar clustered by case, no case leans either way"
-    return float(2 * stats.norm.sf(abs(difference.sum()) / scale)), "McNemar clustered by case"
+    reached = abs(round(float(difference.sum())))
+    if len(leaning) < EXACT_BELOW:
+        chances = np.ones(1)  # of every sum of the cases that lean towards the first arm
+        for size in leaning:
+            chances = (np.pad(chances, (size, 0)) + np.pad(chances, (0, size))) / 2
+        sums = 2 * np.arange(len(chances)) - leaning.sum()
+        return float(chances[np.abs(sums) >= reached].sum()), "McNemar clustered by case, exact"
+    z = max(reached - int(np.gcd.reduce(leaning)), 0) / float(np.sqrt((leaning**2).sum()))
+    return float(2 * stats.norm.sf(z)), "McNemar clustered by case, corrected"
 
 
 def paired_t(difference: Float[np.ndarray, " case"]) -> tuple[float | None, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from probe.prompts.languages import words_of
@@ -14,8 +14,9 @@ EDGE = "A-Za-z0-9À-ɏͰ-ӿ"
 CLOSE = r"[\s\"'“”‘’«»」』】*_)\]}$`|]*"
 """Marks that may stand after a label, or after the word that announces it."""
 
-OPEN = r"(?:[\s\"'“”‘’„«»「『【（*_(\[{$`<>|~#}-]|\\(?:boxed|text\w*|math\w+|bf)\s*\{|[^\w\x00-\x7f])*"
-"""Marks that may stand before a label: quotes, brackets, emphasis, LaTeX, arrows and pictographs."""
+OPEN = r"(?:[\s\"'“”‘’„«»「『【（*_(\[{$`<>|~#}-]|\\(?:boxed|text\w*|math\w+|bf)\s*\{|[^\w\x00-\x7f])*+"
+"""Marks that may stand before a label: quotes, brackets, emphasis, LaTeX, arrows and pictographs. Possessive, because a
+quote is also a mark outside ASCII: trying both readings of every one takes time that doubles with each."""
 
 _SURE = (
     r"clearly|definitely|therefore|thus|hence|(?:most\s+)?likely|probably|still|indeed|simply|now|certainly|just|again"
@@ -26,6 +27,9 @@ _SUBJECT = (
     r"|warranted|answer|ideal|optimal|choice|only\s+(?:\w+\s+)?(?:option|choice)|most\s+(?:appropriate|suitable|fitting|reasonable|prudent|correct))\b"
 )
 
+
+_TURN = r"but|however|aber|mais|pero|ma|mas|maar"
+_INSTEAD = r"no|yes|rather|instead|it\s+is|it['’]s|(?:make|call)\s+(?:it|that)|(?:that|it)\s+should\s+be"
 
 _NEAR = 60
 """Characters before a label in which a verb that chooses it, and the noun between them, must stand."""
@@ -61,6 +65,10 @@ class Cues:
         self._boxed = re.compile(r"\\f?box(?:ed)?\s*\{\s*(?:\\[a-z]+\s*\{)*[\s({]*\Z")
         self._chosen = re.compile(rf"{start}(?:{words.chosen})\s*(?:with\s+|the\s+)?{OPEN}(?P<named>{named})?{OPEN}\Z")
         self._denied = re.compile(rf"(?:{words.denial})(?:\s+\w+)?\s*\Z")
+        gap = r"(?:\s*[,:;.!…–—-]+\s*+|\s++)"
+        self._corrected = re.compile(rf"(?:{words.correction}){gap}(?:(?:{_INSTEAD}){gap})*{OPEN}(?:{named})?{OPEN}\Z")
+        self._turned = re.compile(rf"{start}(?:{_TURN})[\s,:]+{OPEN}(?:{named})?{OPEN}\Z")
+        self._hedge = re.compile(words.refusal)
         self._subject = re.compile(rf"{CLOSE}\s*(?:is|would\s+be|seems(?:\s+to\s+be)?|appears|remains)\s+{_SUBJECT}")
         self._fits = re.compile(rf"{CLOSE}\s*(?:best\s+fits|fits\s+best|is\s+it|it\s+is)\b")
         self._clause = re.compile(
@@ -68,20 +76,28 @@ class Cues:
         )
         self.named = re.compile(rf"{start}{option}{OPEN}\Z")
         self.opened = re.compile(rf"(?<![\d°])(?<![\d°]\s)[(（]\s*(?:{option})?{OPEN}\Z")
-        self.bold = re.compile(r"(?:\*\*|__)[(]?\Z")
         self.denial = re.compile(words.denial)
         self.condition = re.compile(words.condition)
 
     def announced(self, before: str) -> Cue | None:
         """What announces a label at the end of ``before``; None where nothing does."""
-        for rule, pattern in (("final answer", self._final), ("answer", self._answer), ("answer", self._heading)):
+        kinds = (("final answer", self._final), ("answer", self._answer), ("answer", self._heading))
+        for rule, pattern in kinds if "\n" in before else kinds[:2]:  # a heading ends its line
             match = pattern.search(before)
             if match:
                 heading = pattern is self._heading
                 below = "\n" in match[0].strip("\n")
                 declared = heading or below or bool(match["sign"])
                 return Cue(rule, declared, below)
-        return Cue("boxed", True, False) if self._boxed.search(before) else None
+        return Cue("boxed", True, False) if "box" in before and self._boxed.search(before) else None
+
+    def is_left(self, before: str, sentence: Callable[[], str]) -> bool:
+        """Whether a label that ends its clause is what a correction or a hedge leaves: ``On reflection, C.``, ``I can't
+        diagnose, but B.``; ``sentence`` gives what stands before the label in its sentence."""
+        near = before[-_NEAR:]
+        if self._turned.search(near):
+            return bool(self._hedge.search(sentence()))
+        return bool(self._corrected.search(near))
 
     def is_chosen(self, before: str, after: str, *, ends: bool) -> bool:
         """Whether the label is chosen in words: ``I would pick B``, ``B is the safest``. ``ends``: its clause does."""

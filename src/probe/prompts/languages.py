@@ -54,7 +54,7 @@ ENGLISH = Words(
     r"|should\s+(?:he|she|they|it|any|the|symptoms))\b",
     correction=r"\b(?:actually|wait|on\s+(?:second\s+thoughts?|reflection)|(?:let\s+me\s+)?re-?(?:consider|think|vis(?:e|it))"
     r"\w*|correct(?:ion|ed)|scratch\s+that|chang(?:e|ed|ing)\s+my\s+(?:mind|answer)|(?:I\s+was|my)\s+(?:wrong|mistake)"
-    r"|updated?|amend(?:ed)?|apologi[sz]e)\b|(?:^|[.!?\n]\s*|hmm,?\s+)no\s*[,:;.–—-]",
+    r"|updated?|amend(?:ed)?|apologi[sz]e)\b|(?:^|[.!?]\s*|\n[ \t]*|hmm,?\s+)no\s*[,:;.–—-]",
     refusal=r"\bI(?:['’]m|\s+am)\s+(?:very\s+|so\s+)?(?:sorry|unable|not\s+able|not\s+(?:qualified|allowed|permitted))"
     r"|\bI\s+(?:can(?:['’]t|not|\s+not)|won['’]t|will\s+not|must\s+decline|decline|am\s+not\s+comfortable|do\s+not\s+feel|can\s+only)"
     r"|\bas\s+an?\s+(?:AI|language\s+model|artificial)\b|\bnot\s+(?:able|qualified|allowed)\s+to\s+(?:give|provide|offer|make)"

@@ -22,12 +22,14 @@ SET_APART = RULES[8:]
 
 _WORDS = frozenset({"A", "I"})
 _WINDOW = 120
+_SENTENCE = 300
+"""Characters of its sentence that are looked at on either side of a label."""
 _CJK = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
 _AFTER = rf"(?![{EDGE}\u0300-\u036f]|['’][A-Za-z]|\s?&|[.,]\d|\.[.a-z]|\+|:[/\\])"
 _STOPS = rf".,;:!?)\]}}/–—→，。；：！）】{_CJK}"
 _JOINED = r"(?:or|and|because|since|as|due|given|if)\b"
 _LINE_END = r"[ \t]*\n(?:[ \t]*\n|(?!\s*[a-z]))"
-_ENDS = rf"(?:{CLOSE}(?:\Z|[{_STOPS}(]|</|-\s|{_JOINED})|[ \t\"'”’*_)\]]*{_LINE_END})"
+_ENDS = rf"(?:{CLOSE}(?:\Z|[{_STOPS}(]|</|-\s|{_JOINED})|[ \t\"'”’*_)\]]*+{_LINE_END})"
 _ENDS_AT_ONCE = rf"[\"'”’*_)\]}}$`]*(?:\s*\Z|[{_STOPS}]|</|\s[-–—]\s|\s+{_JOINED}|{_LINE_END})"
 """What may follow a label that could be a word: the end of its clause, or of a line that the next one does not go on.
 A lower-case letter must end it at once: "a (mild) fever"."""
@@ -92,20 +94,21 @@ class StatementFinder:
         one = "|".join(re.escape(form) for form in sorted(forms, key=lambda form: (-len(form), form)))
         longest = sorted(texts, key=lambda text: (-len(text), text))
         phrases = "|".join(r"\s+".join(map(re.escape, text.split())) for text in longest) or "(?!)"
-        named = rf"(?:(?:the\s+|la\s+)?(?:{words.option})\s*)?"
+        # Runs of blanks and marks are possessive: shared between neighbours, a thousand spaces take seconds.
+        named = rf"(?:(?:the\s+|la\s+)?(?:{words.option})\s*+)?"
         joiner = rf"(?:{words.joiner})(?![{EDGE}])"
         whole = rf"(?<![{EDGE}-])(?P<text>{phrases})(?![{EDGE}-])"
         hyphen = rf"(?!-(?!(?:{one})(?![{EDGE}-]))[{EDGE}])"
         self._letter = re.compile(rf"(?:{one}){_AFTER}{hyphen}")
         self._text = re.compile(whole, re.I)
-        self._text_after = re.compile(rf"{CLOSE}[.:–—(,-]*\s*[*_\"(]*{whole}", re.I)
+        self._text_after = re.compile(rf"{CLOSE}+[.:–—(,-]*\s*+[*_\"(]*{whole}", re.I)
         self._letter_after = re.compile(rf"[\s*_\"']*[(\[]\s*(?i:{named})(?P<letter>{one})\s*[)\]]")
         self._second = re.compile(
-            rf"{CLOSE}(?:(?P<list>[,，、])|[/–&-]|(?i:{joiner}))\s*(?:(?i:{joiner}))?[\s(]*(?i:{named}){OPEN}"
+            rf"{CLOSE}+(?:(?P<list>[,，、])|[/–&-]|(?i:{joiner}))\s*+(?:(?i:{joiner}))?[\s(]*+(?i:{named}){OPEN}"
             rf"(?P<second>{one}){_AFTER}{hyphen}"
         )
         self._runs_on = re.compile(rf"\s+(?!{joiner})[a-z]")
-        self._second_text = re.compile(rf"{CLOSE}(?:[/,]|{joiner})\s*{whole}", re.I)
+        self._second_text = re.compile(rf"{CLOSE}+(?:[/,]|{joiner})\s*{whole}", re.I)
         stated = rf"(?P<letter>(?<![{EDGE}])(?:{one}|{phrases})(?![{EDGE}]))"
         self._own = [re.compile(pattern.replace("{letter}", stated), re.I | re.M) for pattern in own]
         self._ends = re.compile(_ENDS)
@@ -118,11 +121,12 @@ class StatementFinder:
         found = list(self._own_statements(text, start))
         places = [match.span() for match in self._letter.finditer(text, start) if self._is_label(text, *match.span())]
         follows = [self._is_listed(text, *pair) for pair in itertools.pairwise(places)]
-        for at, place in enumerate(places):
-            run = list(itertools.takewhile(bool, follows[at:]))
-            listed = _Listed(
-                bool(run), bool(run) or any(follows[max(0, at - 1) : at]), len(run) >= len(self.letters) - 1
-            )
+        runs = [0]  # how many letters follow each one in its list, from the last letter back
+        for follow in reversed(follows):
+            runs.append(runs[-1] + 1 if follow else 0)
+        for at, (place, run) in enumerate(zip(places, reversed(runs), strict=False)):
+            member = run > 0 or (at > 0 and follows[at - 1])
+            listed = _Listed(run > 0, member, run >= len(self.letters) - 1)
             found += self._letter_statement(text, start, place, listed)
         lowered = text.lower()
         if any(word in lowered for word in self._first_words):
@@ -169,7 +173,7 @@ class StatementFinder:
             return
         if cue is not None and not (cue.on_next_line and listed.begins):
             rule, declared = cue.rule, cue.declared
-        elif self._cues.is_chosen(before, after, ends=bool(self._ends_clause.match(text, end))):
+        elif self._is_chosen(text, start, span, before, ends=bool(self._ends_clause.match(text, end))):
             rule = "chosen"
         else:
             rule = "" if listed.member else self._set_apart(text, start, span)
@@ -191,7 +195,7 @@ class StatementFinder:
         cue, declared = self._cues.announced(before), False
         if cue is not None:
             rule, declared = cue.rule, cue.declared
-        elif self._cues.is_chosen(before, text[end : end + _WINDOW].lower(), ends=True):
+        elif self._is_chosen(text, start, span, before, ends=True):
             rule = "chosen"
         elif not re.search(r"[^\W_]", text[start:at] + text[end:]):
             rule = "option text"
@@ -203,6 +207,15 @@ class StatementFinder:
         if written:  # "emergency care (C)": the letter states it; one of another option is its rival
             rivals, letter, span = rivals | {letter}, self._label(written["letter"]), written.span("letter")
         yield Statement(rule, letter, span, rivals - {letter}, not written, declared)
+
+    def _is_chosen(self, text: str, start: int, span: tuple[int, int], before: str, *, ends: bool) -> bool:
+        """Whether words choose the label, or a correction or a hedge leaves it as all that its clause says."""
+        at, end = span
+        if self._cues.is_chosen(before, text[end : end + _WINDOW].lower(), ends=ends):
+            return True
+        if not self._ends.match(text, end):
+            return False
+        return self._cues.is_left(before, lambda: self._sentence(text, start, at))
 
     def _set_apart(self, text: str, start: int, span: tuple[int, int]) -> str:
         """The rule of a letter that no words announce, empty where it is only a letter in a text."""
@@ -218,11 +231,14 @@ class StatementFinder:
         as_given = text[at:end] in self.letters  # (c) is a mark of other things too
         if (
             as_given
+            and ("(" in before or "（" in before)
             and self._cues.opened.search(before)
             and re.match(r"[.:]?[)）][\"'*_]*(?:\Z|\s*\n|[.,;!?。，])", text[end : end + 9])
         ):
             return "parentheses"
-        if self._cues.bold.search(before) and re.match(r"[).:]?(?=[^*_\n]{0,80}(?:\*\*|__))", text[end : end + 90]):
+        if before.removesuffix("(").endswith(("**", "__")) and re.match(
+            r"[).:]?(?=[^*_\n]{0,80}(?:\*\*|__))", text[end : end + 90]
+        ):
             return "bold"
         return "option" if self._cues.named.search(before) else ""
 
@@ -254,16 +270,25 @@ class StatementFinder:
 
     def _is_unsaid(self, text: str, start: int, span: tuple[int, int], rule: str) -> bool:
         """Whether the sentence makes the label depend on something, or denies a letter that it only names."""
-        stops = [match.end() for match in _STOP.finditer(text, max(start, span[0] - 300), span[0])]
-        begin = stops[-1] if stops else start
-        if self._cues.condition.search(text[begin : span[0]].lower()):
+        said = self._sentence(text, start, span[0])
+        if self._cues.condition.search(said):
             return True
-        return rule in SET_APART and bool(self._cues.denial.search(text[begin : _sentence_end(text, span[1])].lower()))
+        rest = text[span[0] : _sentence_end(text, span[1])].lower()
+        return rule in SET_APART and bool(self._cues.denial.search(said + rest))
+
+    def _sentence(self, text: str, start: int, at: int) -> str:
+        """What stands before a place in its sentence, in lower case."""
+        first = max(start, at - _SENTENCE)
+        stops = [match.end() for match in _STOP.finditer(text, first, at)]
+        return text[stops[-1] if stops else first : at].lower()
 
     def _rivals(self, text: str, end: int, letter: str) -> frozenset[str]:
         """Other letters that stand beside this one (``A or B``), or whose option's words follow under it."""
         found, at = set(), end
-        while second := self._second.match(text, at):
+        for _ in range(2 * len(self.letters)):  # a longer row of letters names no other one
+            second = self._second.match(text, at)
+            if second is None:
+                break
             at = second.end("second")
             other = second["second"]
             plain = len(other) == 1 and other.isupper() and other not in _WORDS
@@ -281,5 +306,6 @@ class StatementFinder:
 
 
 def _sentence_end(text: str, at: int) -> int:
-    stop = _STOP.search(text, at)
-    return stop.start() if stop else len(text)
+    last = min(len(text), at + _SENTENCE)
+    stop = _STOP.search(text, at, last)
+    return stop.start() if stop else last
