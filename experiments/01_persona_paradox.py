@@ -45,7 +45,7 @@ def main(arguments: argparse.Namespace) -> None:
 
     # The paper's claims were planned in the study file; their tests are adjusted among themselves. Paired by case.
     planned = found.comparisons.query("family == 'confirmatory'")
-    columns = ["metric", "persona", "stratum", "difference", "low", "high", "n", "p", "p_holm"]
+    columns = ["metric", "persona", "stratum", "difference", "low", "high", "n", "p", "p_holm", "test"]
     show("Planned contrasts with no persona", planned[columns], "an interval on the other side of 0")
 
     # Behaviour by acuity; the pool (all) can hide opposite signs.
@@ -59,12 +59,12 @@ def main(arguments: argparse.Namespace) -> None:
     show("Why the two labels part: share of disagreements", causes, "preambles explain them: then CR is about form")
 
     # Is it the persona, or any change of wording? And is it the option, or its letter?
-    if len(found.floor):
-        floor = found.floor.query("metric == 'accuracy'")[["persona", "stratum", "effect", "floor_half", "p_holm"]]
-        show("Accuracy against 30 neutral wordings", floor, "|effect| below floor_half: rewording does as much")
+    if len(found.floor) and len(found.variance):
+        floor = found.floor.query("metric == 'accuracy'")[["persona", "stratum", "effect", "floor_half", "k", "p_holm"]]
+        show("Accuracy against k neutral wordings", floor, "|effect| below floor_half: rewording does as much")
         show("Variance of a cell", found.variance.query("metric == 'accuracy'"), "wording or seed outweighs persona")
     if len(found.positions):
-        show("Share of each letter over all rotations", found.positions, "shares far from null: letters, not options")
+        show("Share of each letter", found.positions.query("stratum == 'all'"), "far from null: letters, not options")
 
     print("\nreport:", probe.write_report(store, Path("figures") / study.name)[-1])
 

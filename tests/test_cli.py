@@ -97,7 +97,10 @@ def test_a_new_study_runs_as_it_is_and_options_change_it(folder: Path) -> None:
     assert probe(folder, "new", "fresh").returncode == 1
     shown = probe(folder, "run", "fresh/study.yaml", "--dry-run", "--limit", "4")
     assert shown.returncode == 0, shown.stderr
-    assert "tokens that are read" in shown.stdout
+    assert shown.stdout.count("tokens that are read") == 2  # the first prompt, and the first with a persona
+    first = json.loads((folder / "fresh" / "cases.jsonl").read_text().splitlines()[0])
+    assert f"\n{first['input']}\n" in shown.stdout  # no line break that the model would not read
+    assert "<|im_start|>system\nYou are" in shown.stdout
     assert not (folder / "cache").exists()
     ended = probe(folder, "run", "fresh/study.yaml", "--limit", "4", "--set", "capture.layers=[0, 6]")
     assert ended.returncode == 0, ended.stderr
@@ -108,8 +111,11 @@ def test_a_new_study_runs_as_it_is_and_options_change_it(folder: Path) -> None:
     other = probe(folder, "run", "fresh/study.yaml", "--limit", "4")
     assert other.returncode == 1
     assert "capture.layers" in other.stderr
-    fresh = probe(folder, "run", "fresh/study.yaml", "--limit", "4", "--fresh")
+    assert "planned:" not in ended.stdout
+    planned = "confirm=[{persona: ed_nurse, metric: accuracy}]"
+    fresh = probe(folder, "run", "fresh/study.yaml", "--limit", "4", "--fresh", "--set", planned)
     assert fresh.returncode == 0, fresh.stderr
+    assert "planned: accuracy of ED nurse against no persona, all cases: " in fresh.stdout
 
 
 def test_metrics_of_a_table_of_predictions(folder: Path) -> None:

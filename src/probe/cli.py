@@ -167,7 +167,7 @@ def directions(target: Target, base: Base = None, store: StoreOption = None, out
 
 @app.command()
 def report(target: Target, base: Base = None, store: StoreOption = None, out: FiguresOption = None) -> None:
-    """Figures (PNG, SVG), tables (CSV) and one HTML page from what was captured."""
+    """Figures (SVG, PDF, PNG), tables (CSV) and one HTML page from what was captured."""
     from probe.stages.commands import run_report
 
     run_report(target, store=store, base=base, out=out)

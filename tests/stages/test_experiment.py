@@ -38,7 +38,7 @@ def test_the_script_runs_with_its_noise_floor_and_rotations(tmp_path: Path) -> N
         text=True,
     )
     assert ended.returncode == 0, ended.stderr
-    for words in ("Planned contrasts with no persona", "30 neutral wordings", "Share of each letter", "report: "):
+    for words in ("Planned contrasts", "against k neutral wordings", "Share of each letter", "report: "):
         assert words in ended.stdout
     folder = tmp_path / "figures" / "persona-paradox-controls-rotations"
     assert {"report.html", "floor.csv", "positions.csv", "variance.csv"} <= {path.name for path in folder.iterdir()}

@@ -272,6 +272,13 @@ BROKEN = {
     "a label without being parsed": (_set("status", 0, "refused"), r"line 1 .* has 'home' and 'refused'"),
     "half a read": (_set("logp_home", 5, None), r"all empty; line 6 \(nurse/case-5\) has nan"),
     "no log-probabilities": (_set("logp_home", 5, 2.0), r"log-probabilities in nats.*line 6"),
+    "a mass of another softmax": (_set("label_mass", 3, 0.01), r"from the same softmax, .*line 4 .* has 0\.01, and"),
+    "a mass above one": (_set("label_mass", 3, 1.5), r"is the probability on all options.*line 4 .* has 1\.5"),
+    "a mass in words": (_set("label_mass", 3, "high"), r"label_mass is a number from 0; line 4 .* has 'high'"),
+    "an entropy below zero": (_set("entropy", 3, -2.0), r"entropy is a number from 0; line 4 .* has -2"),
+    "a length in words": (_set("n_prompt", 1, "long"), r"n_prompt is a whole number from 0; line 2 .* has 'long'"),
+    "half a token": (_set("n_gen", 1, 3.5), r"n_gen is a whole number from 0; line 2 .* has 3\.5"),
+    "a flag that is none": (_set("letter_first", 1, "yes"), r"letter_first is true or false; line 2 .* has 'yes'"),
     "another latent label": (_set("y_latent", 0, "home"), r"y_latent is the option of highest logp_; line 1"),
     "an array less": (_array(LAST, lambda a: a[:-1]), r"L02\.npy has the shape .*\[12, 8\].*found \[11, 8\]"),
     "another width": (_array(LAST, lambda a: a[:, :5]), r"L02\.npy has the shape .*one width; found \[12, 5\]"),
@@ -367,6 +374,37 @@ def test_named_conditions_are_numbered_and_recorded_and_own_names_are_read_again
     again = import_store(own, [tmp_path / "arrays"], tmp_path / "again", MODEL)
     assert again.table()["condition"].tolist() == own["condition"].tolist()
     assert "conditions" not in again.manifest["imported"]
+
+
+def test_a_named_condition_beside_parts_of_one_keeps_both_and_a_contradiction_is_refused(
+    tmp_path: Path, table: pd.DataFrame, arrays: dict[str, np.ndarray]
+) -> None:
+    cases, names = [f"case-{k % 3}" for k in range(N)], (["plain"] * 3 + ["chain of thought"] * 3) * 2
+    two = table.assign(case=cases, condition=names, seed=range(N)).drop(columns="target")
+    found = bring(tmp_path, two, arrays).table()
+    assert found["instruction"].tolist() == ([0] * 3 + [1] * 3) * 2
+    assert found["seed"].tolist() == list(range(N))
+    with pytest.raises(ProbeError, match=r"'plain'.* is numbered as an instruction, and the table has a column `instr"):
+        import_store(two.assign(instruction=0), [tmp_path / "arrays"], tmp_path / "x", MODEL)
+    own = two.assign(condition=[f"system/seed={k}" if k else "system" for k in range(N)])
+    again = import_store(own, [tmp_path / "arrays"], tmp_path / "own", MODEL)
+    assert again.table()["condition"].tolist() == own["condition"].tolist()
+    own.loc[4, "seed"] = 7
+    with pytest.raises(
+        ProbeError, match=r"line 5 of the table says 'system/seed=4' .* and 'system/seed=7' in its parts"
+    ):
+        import_store(own, [tmp_path / "arrays"], tmp_path / "x", MODEL)
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_tensor_that_numpy_cannot_hold_is_refused_by_its_name(tmp_path: Path, table: pd.DataFrame) -> None:
+    for kind, tensor in {
+        "float8_e4m3fn": torch.zeros(N, D).to(torch.float8_e4m3fn),
+        "sparse": torch.eye(N).to_sparse(),
+    }.items():
+        torch.save({LAST: tensor}, tmp_path / "odd.pt")
+        with pytest.raises(ProbeError, match=rf"odd\.pt holds 'resid\.prompt_end\.L02' as .*{kind}"):
+            import_store(table, [tmp_path / "odd.pt"], tmp_path / "out", MODEL)
 
 
 def test_a_latent_label_without_logits_is_kept_and_the_order_of_options_must_be_told(

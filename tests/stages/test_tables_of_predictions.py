@@ -129,6 +129,28 @@ def test_control_wordings_add_the_noise_floor_and_the_comparison_with_them(
         run_metrics(path, Question(controls=("plian",)), out=tmp_path / "wrong")
 
 
+def test_without_strata_it_is_said_that_all_is_pooled_and_columns_of_other_names_are_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = predictions().rename(columns={theirs: ours for ours, theirs in NAMES.items()})
+    for name, kept in (("with", table), ("without", table.drop(columns="stratum"))):
+        run_metrics(saved(kept, tmp_path / f"{name}.csv"), Question(), out=tmp_path / name)
+        assert ("no case has a stratum" in capsys.readouterr().out) == (name == "without")
+    with pytest.raises(ProbeError, match=r"missing: target. It has .*gold.*; say which is meant: --columns target="):
+        run_metrics(saved(table.rename(columns={"target": "gold"}), tmp_path / "g.csv"), Question(), out=tmp_path)
+
+
+def test_a_planned_contrast_without_a_test_is_told_with_the_reason(capsys: pytest.CaptureFixture[str]) -> None:
+    table = predictions().rename(columns={theirs: ours for ours, theirs in NAMES.items()})
+    one = table[table["case"] == table["case"].iloc[0]]
+    one.attrs["study"] = {"base": "none", "confirm": [{"persona": "nurse", "metric": "brier"}]}
+    show_comparisons(probe.compare(one))
+    shown = capsys.readouterr().out
+    assert "planned: brier of nurse against no persona, all cases: " in shown
+    assert "no test: " in shown
+    assert "0 planned and " in shown
+
+
 def test_planned_contrasts_of_the_study_are_tested_apart_from_the_others(capsys: pytest.CaptureFixture[str]) -> None:
     table = predictions().rename(columns={theirs: ours for ours, theirs in NAMES.items()})
     planned = {"persona": "nurse", "metric": "accuracy", "base": None, "stratum": "all", "direction": "greater"}
@@ -217,6 +239,31 @@ def test_a_wrong_column_of_rankings_is_named(tmp_path: Path, columns: dict[str, 
     with pytest.raises(ProbeError, match=words):
         read_rankings(tmp_path / "ranked.csv", columns)
     assert len(read_rankings(tmp_path / "ranked.csv", RANKED)) == 12
+
+
+def test_a_rank_or_a_confidence_that_is_no_number_is_refused_and_none_is_lost(tmp_path: Path) -> None:
+    sound = "case,persona,judge,rank,confidence\n1,none,ann,1,80\n1,nurse,ann,2,\n"
+    path = tmp_path / "ranked.csv"
+    path.write_text(sound)
+    assert read_rankings(path)["confidence"].isna().tolist() == [False, True]
+    for found, name, bad in (("2,", "rank", "second,"), ("80", "confidence", "high")):
+        path.write_text(sound.replace(found, bad))
+        with pytest.raises(ProbeError, match=f"{name} must hold numbers, found '{bad.strip(',')}' in row"):
+            read_rankings(path)
+
+
+def test_without_the_default_base_it_is_said_that_nothing_is_compared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = predictions().rename(columns={theirs: ours for ours, theirs in NAMES.items()})
+    path = saved(table.replace({"persona": {"none": "plain"}}), tmp_path / "t.csv")
+    run_metrics(path, Question(), out=tmp_path / "out")
+    assert (
+        "nothing is compared: the base persona (by default none) is not there; name one with --base: "
+        in capsys.readouterr().out
+    )
+    run_metrics(path, Question(base="plain"), out=tmp_path / "based")
+    assert "nothing is compared" not in capsys.readouterr().out
 
 
 def test_rankings_given_to_metrics_and_columns_given_to_a_store_are_refused(tmp_path: Path) -> None:

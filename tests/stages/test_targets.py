@@ -10,6 +10,7 @@ import pytest
 import probe
 from probe.behaviour import CUTS, Settings
 from probe.stages.analysis import Question, behaviour_tables
+from probe.stages.commands import run_metrics
 from probe.stages.targets import read_table
 from probe.values import ProbeError
 
@@ -115,3 +116,11 @@ def test_a_base_that_was_asked_for_must_be_there_and_the_default_need_not() -> N
     others = table.assign(persona=table["persona"].replace({"none": "doctor"}))
     assert behaviour_tables(others).comparisons.empty
     assert len(behaviour_tables(others, Question(base="doctor")).comparisons)
+
+
+def test_a_store_that_would_not_be_read_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "mine.csv").write_text(CSV)
+    for target in (tmp_path / "mine.csv", tmp_path):
+        with pytest.raises(ProbeError, match="is no study file; leave it out"):
+            run_metrics(target, Question(), store=tmp_path / "store", out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()

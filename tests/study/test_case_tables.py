@@ -74,6 +74,29 @@ def test_cases_without_a_column_of_ids_are_numbered(load: Callable[..., Any]) ->
     assert [case.id for case in load("n.csv", "input,target\nx,wait\ny,refer\n")] == ["1", "2"]
 
 
+def test_a_flat_record_that_leaves_a_field_out_decides_nothing_for_the_others(load: Callable[..., Any]) -> None:
+    mapped = "{path: flat.jsonl, fields: {input: q, target: gold}}"
+    bare, full = {"id": "a", "q": "x", "gold": "wait"}, {"id": "b", "q": "y", "gold": "refer", "choices": ["p", "q"]}
+
+    def loaded(*records: dict[str, Any]) -> tuple[Case, ...]:
+        return load("flat.jsonl", "".join(json.dumps(record) + "\n" for record in records), mapped)
+
+    assert loaded(bare, full) == loaded(full, bare)[::-1]
+    assert [case.choices for case in loaded(bare, full)] == [None, ("p", "q")]
+    for name, what in (("gold", "target"), ("id", "id"), ("q", "input")):
+        lacking = {key: value for key, value in full.items() if key != name}
+        with pytest.raises(StudyError, match=rf"flat.jsonl:2:1: the column '{name}', which holds {what}, is missing"):
+            loaded(bare, lacking)
+
+
+def test_an_empty_option_moves_no_other_option_up(load: Callable[..., Any]) -> None:
+    setting = "{path: q.csv, fields: {choices: [a, b, c]}}"  # a column more than the task has options
+    with pytest.raises(StudyError, match=r"q.csv:2:12: the column 'b' holds an option's text and is empty here"):
+        load("q.csv", "id,input,target,a,b,c\n1,x,wait,p,,r\n", setting)
+    (own,) = load("q.csv", "id,input,target,a,b,c\n1,x,wait,,,\n", setting)
+    assert own.choices is None
+
+
 @pytest.mark.parametrize(
     ("broken", "place", "words"),
     [
@@ -94,7 +117,7 @@ def test_cases_without_a_column_of_ids_are_numbered(load: Callable[..., Any]) ->
         (CSV.replace("input", "text"), "2:1", "cases need the column 'input'"),
         (CSV.replace("stratum", "stratm"), "2:18", "the metadata key 'stratm' is nearly 'stratum'"),
         ("\ufeff" + CSV, "1:1", "byte order mark"),
-        (CSV.replace("\n", "\r\n"), "1:38", "a carriage return (Windows line end)"),
+        (CSV.replace("cough", "co\rugh"), "2:8", "a carriage return"),
         (CSV.replace("cough", "co\0ugh"), "2:8", "a NUL byte"),
         (CSV.replace("cough", "c\u00f4ugh").encode("latin-1"), "2:7", "the byte 0xF4 is not UTF-8 text"),
         ("", "1:1", "the file is empty"),
@@ -110,6 +133,10 @@ def test_a_broken_csv_is_refused_at_its_place_and_the_sound_one_loads(
     assert words in message
     assert "\n" not in message
     assert load("cases.csv", CSV) == EXPECTED
+
+
+def test_windows_line_ends_of_a_csv_read_as_unix_ones(load: Callable[..., Any]) -> None:
+    assert load("cases.csv", CSV.replace("\n", "\r\n")) == EXPECTED
 
 
 def test_a_header_alone_has_no_case_and_a_column_that_is_not_there_is_named(load: Callable[..., Any]) -> None:

@@ -75,6 +75,7 @@ cases: cases.jsonl
         ("base: nurs", "6:7", "The nearest known persona is 'nurse'", "base: nurse"),
         ("base: true", "6:7", "must be text, found the truth value true. Put it in quotes", "base: 'none'"),
         ("generation: {temperature: -1}", "6:27", "must be 0 (greedy) or above", "generation: {temperature: 1}"),
+        ("generation: {temperature: 1e-40}", "6:27", "or at least 1e-06", "generation: {temperature: 1e-6}"),
         ("generation: {temperature: .nan}", "6:27", "must be a number", "generation: {temperature: .5}"),
         ("generation: {temperature: warm}", "6:27", "must be a number, found the text 'warm'", ""),
         ("generation: {temperature: 1, top_p: 0}", "6:37", "above 0 and at most 1", "generation: {top_p: 1}"),

@@ -14,6 +14,7 @@ from probe import behaviour, mechanism
 from probe.behaviour import Settings
 from probe.store import Store
 from probe.values import ALL, ProbeError
+from probe.values.spreadsheets import inert
 
 DEFAULT_BASE = "none"
 
@@ -244,8 +245,6 @@ def pooled(table: pd.DataFrame) -> pd.DataFrame:
 
 def save_tables(folder: Path, tables: Mapping[str, pd.DataFrame]) -> list[Path]:
     """Each table as ``<name>.csv`` in a folder; a text that a spreadsheet would run as a formula is quoted."""
-    from probe.report.drawn import inert  # late: tables alone need no figures
-
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for name, table in tables.items():

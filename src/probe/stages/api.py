@@ -154,7 +154,7 @@ def shift(store: Store, base: str | None = None) -> pd.DataFrame:
 
 
 def write_report(store: Store, folder: str | Path, *, base: str | None = None) -> list[Path]:
-    """Write figures (PNG, SVG), tables (CSV) and ``report.html`` into a folder; returns every path written.
+    """Write figures (SVG, PDF, PNG), tables (CSV) and ``report.html`` into a folder; returns every path written.
 
     Raises:
         ProbeError: the store holds no cell, the base was not captured, or a file stands where the folder should.

@@ -23,7 +23,7 @@ from probe.stages.places import figures_path
 from probe.stages.reporting import write_report
 from probe.stages.targets import TABLES, open_target, read_rankings, read_table
 from probe.stages.terminal import announce_capture, announce_files, say, show_metrics, show_shift
-from probe.stages.terminal_tables import show_behaviour, show_floor, show_rankings
+from probe.stages.terminal_tables import show_behaviour, show_floor, show_rankings, tell_comparisons
 from probe.store import Store, open_store
 from probe.study import Study
 from probe.values import ProbeError
@@ -41,6 +41,8 @@ def tell_study(study: Study, outcome: CaptureOutcome, folder: Path) -> None:
     if tables is not None:
         show_metrics(tables, opened.table())
         show_floor(tables.floor)
+        if len(tables.comparisons):
+            tell_comparisons(tables.comparisons)
     if tables is not None and shifts is not None and "report" in wanted:
         announce_files(folder, write_report(opened, tables, shifts, folder, title=study.name))
     else:
@@ -64,7 +66,7 @@ def run_metrics(
     name: str
     source: Store | pd.DataFrame
     path = Path(target)
-    if path.suffix.lower() in TABLES and not path.is_dir():
+    if path.suffix.lower() in TABLES and not path.is_dir() and store is None:
         name, source = path.stem, read_table(path, columns or {})
     else:
         name, source = open_target(target, store=store)

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from probe.behaviour.power import detectable_difference
 from probe.capture.planning import Job
+from probe.report.numbers import plural
 from probe.stages.places import store_path
 from probe.stages.preparation import Preparation, prepare
 from probe.stages.terminal import console, say
@@ -21,11 +22,15 @@ _ASSUMED_DISCORDANT = 0.2
 
 
 def dry_run(study: Study, *, store: str | Path | None = None) -> None:
-    """Print the first prompt with the tokens that are read, the plan with its bytes, and what this n can show."""
+    """Print the first prompts with the tokens that are read, the plan with its bytes, and what this n can show."""
     preparation = prepare(study)
     out = console()
-    if preparation.cells.jobs:
-        _show_prompt(out, preparation, preparation.cells.jobs[0])
+    jobs = preparation.cells.jobs
+    told = next((job for job in jobs if job.prompt.persona_end is not None), None)
+    if jobs:
+        _show_prompt(out, preparation, jobs[0], "first prompt")
+    if told is not None and told is not jobs[0]:
+        _show_prompt(out, preparation, told, "first prompt with a persona")
     _show_costs(out, preparation, store_path(study, store))
     _show_power(study)
     for refusal in preparation.cells.refusals[:5]:
@@ -33,12 +38,12 @@ def dry_run(study: Study, *, store: str | Path | None = None) -> None:
         say(f"would fail: {cell.persona}/{cell.case}: {refusal.kind}: {refusal.reason}")
 
 
-def _show_prompt(out: Console, preparation: Preparation, job: Job) -> None:
-    """The rendered prompt of the first cell, then each site with its token and its neighbours."""
+def _show_prompt(out: Console, preparation: Preparation, job: Job, title: str) -> None:
+    """The rendered prompt of a cell, then each site with its token and its neighbours."""
     tokenizer, prompt = preparation.resolved.tokenizer, job.prompt
     cell = job.row.cell
-    out.rule(f"first prompt: {escape(cell.persona)} / {escape(cell.case)} / {cell.condition.name}")
-    out.print(escape(prompt.text), highlight=False)
+    out.rule(f"{title}: {escape(cell.persona)} / {escape(cell.case)} / {cell.condition.name}")
+    say(prompt.text)  # never wrapped: a line break here is one that the model reads
     out.rule("tokens that are read")
     table = Table("site", "index", "token", "before and after")
     pieces = [repr(tokenizer.decode([token])) for token in prompt.token_ids]
@@ -77,7 +82,8 @@ def _show_costs(out: Console, preparation: Preparation, path: str | Path) -> Non
     table.add_row("persona's place", resolved.placement)
     table.add_row(
         "cells",
-        f"{len(preparation.cells.rows)} in {preparation.n_shards} shards, batches of {resolved.batch_size} at most",
+        f"{len(preparation.cells.rows):,} in {plural(preparation.n_shards, 'shard')}, "
+        f"batches of {resolved.batch_size} at most",
     )
     table.add_row("prompt tokens", f"{min(lengths)} to {max(lengths)}; at most {longest} with the answer")
     table.add_row(
@@ -97,7 +103,8 @@ def _show_power(study: Study) -> None:
     for stratum, n in strata:
         found = detectable_difference(n, discordant=_ASSUMED_DISCORDANT)
         shows = "no difference" if found is None else f"a difference of {100 * found:.1f} percentage points"
+        name = stratum or (ALL if len(strata) == 1 else "no stratum")
         say(
-            f"{stratum or ALL}: {n} cases show {shows} between two personas with power .80 "
+            f"{name}: {plural(n, 'case')} can show {shows} between two personas with power .80 "
             f"(paired, alpha .05, {_ASSUMED_DISCORDANT:.0%} of the cases assumed to differ)"
         )

@@ -203,7 +203,12 @@ def _torch_file(file: Path) -> Iterator[SavedArray]:
             raise ProbeError(f"{file} holds a tensor or a mapping of names to tensors; found {key!r}: {type(tensor)}")
         bits = tensor.detach()
         is_bf16 = bits.dtype == torch.bfloat16
-        array = bits.view(torch.int16).numpy().view(_BF16) if is_bf16 else bits.numpy()
+        try:
+            array = bits.view(torch.int16).numpy().view(_BF16) if is_bf16 else bits.numpy()
+        except (TypeError, RuntimeError) as error:
+            raise ProbeError(
+                f"{file} holds {key!r} as {bits.dtype}, {bits.layout}; save it as a dense tensor of float32 or bfloat16"
+            ) from error
         name = file.stem if len(tensors) == 1 and not _known(key) else key
         where = str(file) if saved is tensor else f"{file} ({key})"
         yield SavedArray(name, where, file, array.shape, array.dtype, array)

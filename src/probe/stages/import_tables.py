@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ _OF_PERSONA = ("role", "style")
 _OF_ROW = ("y_latent", "y_gen", "status", "letter", "letter_first", "n_prompt", "n_gen", "prompt", "gen_text")
 _DERIVED = ("margin", "row_id")
 _TOLERANCE = 1e-3
+_FLAGS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False, "": False}
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,20 +107,8 @@ def _left_out(table: pd.DataFrame, options: Sequence[str]) -> tuple[str, ...]:
 def _cells(table: pd.DataFrame) -> tuple[list[Cell], dict[str, int]]:
     """The cell of each line, and the number given to each condition that only has a name."""
     parts = [part for part in PARTS if part in table]
-    names: dict[str, int] = {}
-    if parts:
-        lines = table[parts].to_dict("records")
-        conditions = [_condition(line, at) for at, line in enumerate(lines)]
-    elif "condition" in table:
-        told = ["" if _absent(name) else str(name) for name in table["condition"]]
-        parsed = {name: _parsed(name) for name in dict.fromkeys(told)}
-        if all(condition is not None for condition in parsed.values()):
-            conditions = [condition for name in told if (condition := parsed[name]) is not None]
-        else:
-            names = {name: number for number, name in enumerate(parsed)}
-            conditions = [Condition(instruction=names[name]) for name in told]
-    else:
-        conditions = [Condition()] * len(table)
+    lines = table[parts].to_dict("records") if parts else [{}] * len(table)
+    conditions, names = _named(table, parts, [_condition(line, at) for at, line in enumerate(lines)])
     keys = zip(table["persona"], table["case"], conditions, strict=True)
     cells = [Cell(str(persona), str(case), condition) for persona, case, condition in keys]
     first: dict[Cell, int] = {}
@@ -130,6 +119,35 @@ def _cells(table: pd.DataFrame) -> tuple[list[Cell], dict[str, int]]:
                 f"under {cell.condition.name!r}: tell them apart by a column `condition`"
             )
     return cells, names
+
+
+def _named(table: pd.DataFrame, parts: Sequence[str], told: list[Condition]) -> tuple[list[Condition], dict[str, int]]:
+    """The conditions that the columns of ``parts`` tell, with what the column ``condition`` says beside them.
+
+    Raises:
+        ProbeError: the two contradict each other.
+    """
+    names = ["" if _absent(name) else str(name) for name in table.get("condition", ())]
+    if not any(names):
+        return told, {}
+    parsed = {name: _parsed(name) for name in dict.fromkeys(names)}
+    if None in parsed.values():  # names of another tool
+        if "instruction" in parts:
+            unknown = next(name for name, condition in parsed.items() if condition is None)
+            raise ProbeError(
+                f"a condition that has only a name ({unknown!r}) is numbered as an instruction, and the table has a "
+                "column `instruction` too; leave one of the two out"
+            )
+        numbers = {name: number for number, name in enumerate(parsed)}
+        return [replace(one, instruction=numbers[name]) for one, name in zip(told, names, strict=True)], numbers
+    found = [condition for name in names if (condition := parsed[name]) is not None]
+    for at, (one, other) in enumerate(zip(told, found, strict=True)):
+        if parts and one != other:
+            raise ProbeError(
+                f"a condition is told once; line {at + 1} of the table says {other.name!r} in the column `condition` "
+                f"and {one.name!r} in its parts ({', '.join(parts)}): leave one of the two out"
+            )
+    return found, {}
 
 
 def _condition(line: Mapping[Any, Any], at: int) -> Condition:
@@ -183,14 +201,16 @@ def _row(cell: Cell, line: Mapping[str, Any], options: tuple[str, ...], at: int)
         raise ProbeError(f"status is one of {', '.join(STATUSES)}; {where} has {status!r}")
     if (status == "parsed") != (y_gen is not None):
         raise ProbeError(f"an answer states a label where its status is `parsed`; {where} has {y_gen!r} and {status!r}")
-    first = line.get("letter_first")
+    first = "" if _absent(line.get("letter_first")) else str(line["letter_first"]).lower()
+    if first not in _FLAGS:
+        raise ProbeError(f"letter_first is true or false; {where} has {line['letter_first']!r}")
     return ImportedRow(
         cell=cell,
         labels=labels,
         status=status,
         label=y_gen,
         letter=_text(line, "letter"),
-        letter_first=not _absent(first) and str(first).lower() in ("true", "1", "1.0"),
+        letter_first=_FLAGS[first],
         prompt=_text(line, "prompt"),
         gen_text=_text(line, "gen_text") or "",
         told=_told(line, options, labels, where),
@@ -201,8 +221,8 @@ def _told(
     line: Mapping[str, Any], options: tuple[str, ...], labels: Mapping[str, LabelRead], where: str
 ) -> dict[str, Any]:
     """Columns of the table that the store would otherwise derive: lengths, and a latent label without its logits."""
-    lengths = {name: line.get(name, -1) for name in ("n_prompt", "n_gen")}
-    told: dict[str, Any] = {name: -1 if _absent(n) else int(n) for name, n in lengths.items()}
+    lengths = {name: _number(line, name, where) for name in ("n_prompt", "n_gen")}
+    told: dict[str, Any] = {name: -1 if np.isnan(n) else int(n) for name, n in lengths.items()}
     latent = _text(line, "y_latent")
     _require_option(latent, options, f"y_latent of {where}")
     read = labels.get("prompt_end")
@@ -233,12 +253,38 @@ def _read(
             f"{prefix}<label> are log-probabilities in nats, one finite number per option ({', '.join(options)}), or "
             f"all empty; {where} has {', '.join(f'{value:.4g}' for value in logp)}"
         )
-    mass, entropy = (line.get(name, np.nan) for name in beside)
+    mass, entropy = (_number(line, name, where) for name in beside)
+    if mass > 1 + _TOLERANCE or mass < total - _TOLERANCE:
+        raise ProbeError(
+            f"{beside[0]} is the probability on all options together, and {prefix}<label> come from the same softmax, "
+            f"over the whole vocabulary; {where} has {mass:.4g}, and its options sum to {total:.4g}"
+        )
     return LabelRead(
         logp=logp.astype(np.float32),
-        mass=min(total, 1.0) if _absent(mass) else float(mass),  # what the options have, by definition
-        entropy=np.nan if _absent(entropy) else float(entropy),
+        mass=min(total if np.isnan(mass) else mass, 1.0),  # what the options have, by definition
+        entropy=entropy,
     )
+
+
+def _number(line: Mapping[str, Any], name: str, where: str) -> float:
+    """A number that is not negative; NaN where there is none. -1 says of a length that it is not known.
+
+    Raises:
+        ProbeError: it is something else.
+    """
+    value = line.get(name)
+    if _absent(value) or value == "":
+        return np.nan
+    try:
+        number = float(value)  # type: ignore[arg-type]  # whatever it is, it is tried
+    except (TypeError, ValueError):
+        number = np.nan
+    is_length = name in ("n_prompt", "n_gen")
+    if is_length and number == -1:
+        return np.nan
+    if not np.isfinite(number) or number < -_TOLERANCE or (is_length and number != int(number)):
+        raise ProbeError(f"{name} is a {'whole ' if is_length else ''}number from 0; {where} has {value!r}")
+    return max(number, 0.0)
 
 
 def _require_option(label: str | None, options: Sequence[str], what: str) -> None:

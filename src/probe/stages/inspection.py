@@ -30,19 +30,19 @@ def describe_store(path: str | Path) -> int:
     """Print what a store holds; 3 where rows are missing or failed, else 0."""
     store = open_store(path, warn=False)
     coverage = store.coverage()
-    model, capture = store.manifest["model"], store.manifest["capture"]
+    model, capture = store.manifest.get("model", {}), store.manifest["capture"]
     table = Table(title=Text(f"store {path}"), show_header=False)
     seal = read_seal(store.place)
     size = sum(shard.file.entry.size for shard in store.shards)
     for key, value in {
         "study": store.manifest.get("study", {}).get("name", ""),
-        "model": f"{model['id']}  (weights {model.get('weights_sha256', 'unknown')[:12]})",
+        "model": f"{model.get('id', 'unknown')}  (weights {model.get('weights_sha256', 'unknown')[:12]})",
         **({"origin": "imported"} if "imported" in store.manifest else {}),
         "rows": str(coverage),
         "shards": f"{len(store.shards)}, {size_text(size)} in all{', sealed' if seal else ''}",
         "residual points": ", ".join(map(str, capture["layers"])),
-        "positions": ", ".join(capture["positions"]),
-        "dtype, width": f"{capture['dtype']}, {capture['d_model']}",
+        "positions": ", ".join(store.layout.positions),
+        "dtype, width": f"{capture.get('dtype', 'unknown')}, {capture.get('d_model', 'unknown')}",
         "personas": ", ".join(persona["id"] for persona in store.plan.personas),
         "cases": str(len(store.plan.cases)),
         "runs": str(len(store.runs())),

@@ -19,6 +19,9 @@ from probe.values import ProbeError
 TABLES = (".csv", ".jsonl", ".parquet")
 """Suffixes of a table of predictions."""
 
+STUDIES = (".yaml", ".yml")
+"""Suffixes of a study file."""
+
 TEXT = (
     *("case", "family", "persona", "role", "style", "stratum", "condition", "target", "status", "letter"),
     *("placement", "prefix", "row_id", "category"),
@@ -37,8 +40,10 @@ def open_target(target: str | Path, *, store: str | Path | None = None) -> tuple
     """The name and the open store of a study file, or of a store's folder or URL.
 
     Raises:
-        ProbeError: it is neither.
+        ProbeError: it is neither, or ``store`` is given for what is no study.
     """
+    if store is not None and Path(target).suffix not in STUDIES:
+        raise ProbeError(f"--store says where a study's captures lie, and {target} is no study file; leave it out")
     if isinstance(target, str) and "://" in target:
         opened = _open(target)
         return str(opened.manifest.get("study", {}).get("name", target.rstrip("/").rpartition("/")[2])), opened
@@ -46,7 +51,7 @@ def open_target(target: str | Path, *, store: str | Path | None = None) -> tuple
     if target.is_dir():
         opened = _open(target)
         return str(opened.manifest.get("study", {}).get("name", target.name)), opened
-    if target.suffix in (".yaml", ".yml"):
+    if target.suffix in STUDIES:
         from probe.stages.places import store_path
         from probe.study import Study
 
@@ -83,7 +88,8 @@ def read_rankings(path: Path, columns: Mapping[str, str] | None = None) -> pd.Da
     """A table of judges' rankings: ``case``, ``persona``, ``rank``; perhaps ``judge``, ``preference``, ``confidence``.
 
     Raises:
-        ProbeError: the file is missing, of another kind, or cannot be read; or a column is not there.
+        ProbeError: the file is missing, of another kind, or cannot be read; a column is not there; or a rank or a
+            confidence is no number.
     """
     columns = columns or {}
     table = _read(path, columns, RANKING_TEXT)
@@ -93,8 +99,12 @@ def read_rankings(path: Path, columns: Mapping[str, str] | None = None) -> pd.Da
                 raise ProbeError(f"--columns {ours}={theirs}: {name!r} is not there. {nearest(name, known, what)}")
     table = table.rename(columns={theirs: ours for ours, theirs in columns.items()})
     for name in ("rank", "confidence"):
-        if name in table:
-            table[name] = pd.to_numeric(table[name], errors="coerce")
+        if name not in table:
+            continue
+        number = pd.to_numeric(table[name], errors="coerce")
+        if len(bad := table[name][number.isna() & table[name].notna()]):
+            raise ProbeError(f"{path}: {name} must hold numbers, found {bad.iloc[0]!r} in row {bad.index[0]}; mend it")
+        table[name] = number
     return table
 
 

@@ -49,6 +49,8 @@ def show_metrics(tables: BehaviourTables, cells: pd.DataFrame, *, equal_mass: bo
         say(f"{n} of the metrics are {note}")
     for sentence in tables.metrics.attrs.get("absent", ()):
         say(sentence)
+    if not cells.get("stratum", pd.Series(dtype=str)).fillna("").astype(bool).any():
+        say("no case has a stratum: all figures are pooled, which can hide effects of opposite signs")
     if "status" not in cells:
         return
     unparsed = cells["status"][cells["status"] != "parsed"].value_counts()

@@ -9,7 +9,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from probe.report.numbers import SIGNIFICANT, decimal, interval, p_value, signed
+from probe.report.numbers import SIGNIFICANT, decimal, interval, listed, p_value, plural, signed
 from probe.report.style import arms, shown
 from probe.stages.analysis import BehaviourTables
 from probe.stages.terminal import WIDE, console, say
@@ -27,6 +27,7 @@ CAUSES = {
     "unparsed": "no label",
     "near_tie": "near tie",
     "token_variant": "token variant",
+    "draw": "drawn",
     "late_letter": "later letter",
     "none": "none of these",
 }
@@ -34,8 +35,14 @@ CAUSES = {
 
 def show_behaviour(tables: BehaviourTables) -> None:
     """Differences from the base, planned contrasts, the noise floor, and why the two labels disagree."""
+    personas = [str(name) for name in tables.metrics["persona"].unique()]
     if len(tables.comparisons):
         show_comparisons(tables.comparisons)
+    elif len(personas) > 1:
+        say(
+            "nothing is compared: the base persona (by default none) is not there; "
+            f"name one with --base: {listed(personas)}"
+        )
     show_floor(tables.floor)
     if len(tables.causes):
         show_causes(tables.causes)
@@ -49,26 +56,37 @@ def show_comparisons(comparisons: pd.DataFrame) -> None:
     rows = comparisons[comparisons["base"] == base]
     title = f"difference from {shown(base)} [95 %]; * Holm-adjusted p < {decimal(SIGNIFICANT)}"
     _show_by_arm(rows, "metric", COMPARED, _difference, title)
+    tell_comparisons(comparisons)
+
+
+def tell_comparisons(comparisons: pd.DataFrame) -> None:
+    """What a reader must know beside any table: signs that differ, the planned contrasts, and how many tests."""
+    rows = comparisons[comparisons["base"] == comparisons["base"].iloc[0]]
     differ = rows[rows["signs_differ"] & rows["metric"].isin(list(COMPARED))]
     for metric, part in differ.groupby("metric", sort=False):
         names = ", ".join(shown(persona) for persona in part["persona"].unique())
         say(f"strata and pool differ in sign ({COMPARED[str(metric)]}): {names}; the pooled figure hides it")
-    _tell_tests(comparisons)
-
-
-def _tell_tests(comparisons: pd.DataFrame) -> None:
     planned = comparisons[comparisons["family"] == "confirmatory"]
     for _, row in planned.iterrows():
         say(
             f"planned: {row['metric']} of {shown(row['persona'])} against {shown(row['base'])}, "
-            f"{shown(row['stratum'])}: {_difference(row)}, p {p_value(row['p'])} ({row['test']}), "
-            f"adjusted over the planned {p_value(row['p_holm'])}"
+            f"{shown(row['stratum'])}: {_difference(row).strip()}, {_test(row)}"
         )
     for one in comparisons.attrs.get("waiting", ()):
         where = f"{one['persona']} against {one['base']}, {one.get('stratum', ALL)}"
         say(f"planned, but without captured cells: {one['metric']} of {where}")
-    explored = int((comparisons["family"] == "exploratory").sum())
-    say(f"{len(planned)} planned and {explored} exploratory tests, adjusted apart; comparisons.csv has all of them")
+    tested = comparisons["family"][comparisons["p"].notna()].value_counts()
+    say(
+        f"{tested.get('confirmatory', 0)} planned and {tested.get('exploratory', 0)} exploratory tests, "
+        "adjusted apart; comparisons.csv has all of them"
+    )
+
+
+def _test(row: pd.Series) -> str:
+    """The test of a planned contrast, or why there is none."""
+    if pd.isna(row["p"]):
+        return "no test: " + (row["test"] or row["note"] or "undefined")
+    return f"p {p_value(row['p'])} ({row['test']}), adjusted over the planned {p_value(row['p_holm'])}"
 
 
 def _difference(row: pd.Series) -> str:
@@ -159,7 +177,8 @@ def show_rankings(found: Mapping[str, pd.DataFrame], base: str | None) -> None:
     console().print(table)
     for _, row in found.get("agreement", pd.DataFrame()).iterrows():
         kappa = f"{decimal(row['kappa'])} {interval(row['low'], row['high'])}".strip()
-        say(f"{row['judge_a']} and {row['judge_b']}, confidence {row['band']}: kappa {kappa} over {row['n']} cases")
+        judges, n = f"{row['judge_a']} and {row['judge_b']}", plural(row["n"], "case")
+        say(f"{judges}, confidence {row['band']}: kappa {kappa} over {n}")
 
 
 def _table(title: str) -> Table:

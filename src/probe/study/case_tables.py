@@ -61,12 +61,16 @@ def samples_from(records: Iterable[Located], names: FieldNames, asked: Located) 
     ids the records are numbered.
 
     Raises:
-        StudyError: a column that ``fields`` names, or that a sample needs, is not there.
+        StudyError: a column that ``fields`` names, or that a sample needs, is in no record; or a case has some of its
+            options only.
     """
-    chosen: dict[str, str | tuple[str, ...]] | None = None
-    for number, record in enumerate(records, start=1):
-        if chosen is None:
-            chosen = _chosen_columns(list(record.value), names, asked, record)
+    found = list(records)
+    if not found:
+        return
+    # Of all records, not of the first: a line of JSON may leave a field out.
+    columns = list(dict.fromkeys(column for record in found for column in record.value))
+    chosen = _chosen_columns(columns, names, asked, found[0])
+    for number, record in enumerate(found, start=1):
         yield _sample(record, chosen, number)
 
 
@@ -135,7 +139,10 @@ def _sample(record: Located, chosen: Mapping[str, str | tuple[str, ...]], number
     sample: dict[str, Any] = {} if "id" in chosen else {"id": str(number)}
     for name in REQUIRED:
         if name in chosen:
-            sample[name] = _as_text(record.value[str(chosen[name])])
+            column = str(chosen[name])
+            if column not in record.value:
+                raise record.refusal(f"the column {column!r}, which holds {name}, is missing here. Add it")
+            sample[name] = _as_text(record.value[column])
     if "choices" in chosen and (found := _choices(record, chosen["choices"], row)) is not None:
         sample["choices"] = found
     factors = {name: _as_text(row[str(chosen[name])]) for name in FACTORS if name in chosen and chosen[name] in row}
@@ -155,7 +162,16 @@ def _sample(record: Located, chosen: Mapping[str, str | tuple[str, ...]], number
 
 def _choices(record: Located, wanted: str | tuple[str, ...], row: Mapping[str, Any]) -> list[Any] | None:
     if not isinstance(wanted, str):
-        return [_as_text(row[column]) for column in wanted if column in row] or None
+        empty = [column for column in wanted if column not in row]
+        if len(empty) == len(wanted):
+            return None
+        if empty:  # leaving it out would move the options behind it up
+            raise record.refusal(
+                f"the column {empty[0]!r} holds an option's text and is empty here. Fill all of {', '.join(wanted)}, "
+                "or none where a case has the task's own texts",
+                empty[0],
+            )
+        return [_as_text(row[column]) for column in wanted]
     value = row.get(wanted)
     if not isinstance(value, str):
         return value

@@ -24,11 +24,11 @@ class _Record:
 def read_csv(path: Path) -> Iterator[Located]:
     """One mapping from column names to text for each record of a comma-separated file with a header (RFC 4180).
 
-    Fields are text, unchanged. Raises:
-        StudyError: the file is not plain UTF-8 text with Unix line ends, a name in the header is empty or stands twice,
+    Fields are text, unchanged but for Windows line ends, which spreadsheets write and which are read as LF. Raises:
+        StudyError: the file is not plain UTF-8 text, a name in the header is empty or stands twice,
             or a record has another number of fields than the header.
     """
-    records = _records(read_text(path), str(path))
+    records = _records(read_text(path, windows=True), str(path))
     header = next(records)
     names = header.fields
     for k, name in enumerate(names):

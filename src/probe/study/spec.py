@@ -19,6 +19,9 @@ ANALYSES = ("metrics", "directions", "report")
 """The analyses that this version has, in the order in which they run."""
 LATER_ANALYSES = ("probes", "lens", "relate", "patch", "steer")
 
+COLDEST = 1e-6
+"""The least temperature above 0: logits over a smaller one may leave the range of fp32."""
+
 CONFIRMABLE = (
     *("accuracy", "accuracy_latent", "consistency_strict", "overconfidence", "brier", "log_loss"),
     *("risk_propensity", "risk_propensity_latent", "expected_urgency_latent", "parse_rate", "refusal_rate"),
@@ -117,6 +120,8 @@ def _number(value: Any) -> float:
 def _temperature(value: Any) -> float:
     if (number := _number(value)) < 0:
         raise ValueError(f"must be 0 (greedy) or above, found {kind_of(value)}. Raise it")
+    if 0 < number < COLDEST:
+        raise ValueError(f"must be 0 (greedy) or at least {COLDEST}, found {kind_of(value)}. Set it to 0")
     return number
 
 

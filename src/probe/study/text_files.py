@@ -15,8 +15,8 @@ _FOREIGN_MARKS = (
 )
 
 
-def read_text(path: Path) -> str:
-    """The text of a UTF-8 file with Unix line ends, unchanged.
+def read_text(path: Path, *, windows: bool = False) -> str:
+    """The text of a UTF-8 file with Unix line ends, unchanged; with ``windows``, CRLF is read as a line end too.
 
     Raises:
         StudyError: the file cannot be read, is empty, or holds a byte order mark, a NUL, a carriage return or a byte
@@ -25,7 +25,7 @@ def read_text(path: Path) -> str:
     try:
         raw = path.read_bytes()
     except FileNotFoundError:
-        raise StudyError(f"{path}: there is no such file. Check the path (it is relative to the study file)") from None
+        raise StudyError(f"{path}: there is no such file. Check the path") from None
     except OSError as error:
         raise StudyError(f"{path}: the file cannot be read ({error.strerror}). Check the path and its rights") from None
     if not raw.strip():
@@ -33,6 +33,8 @@ def read_text(path: Path) -> str:
     for mark, name in _FOREIGN_MARKS:
         if raw.startswith(mark):
             raise StudyError(f"{path}:1:1: the file starts with {name}. Save it as UTF-8 without BOM")
+    if windows:
+        raw = raw.replace(b"\r\n", b"\n")  # every place is still right: a line keeps its number and its columns
     for byte, name, remedy in (
         (b"\0", "a NUL byte", "Remove it: this is not a plain text file"),
         (b"\r", "a carriage return (Windows line end)", "Save it with Unix line ends (LF)"),

@@ -39,6 +39,10 @@ class StoreMismatch(StoreError):
     """A store was captured under another identity (model, template, capture settings)."""
 
 
+class NewerVersion(StoreError):
+    """Something in a store was written by a newer version of this tool: it is sound, and must not be repaired."""
+
+
 class ChangedPrompt(StoreError):
     """A persona or case was edited under the same id since its rows were captured."""
 
