@@ -138,3 +138,14 @@ def test_the_identity_follows_the_bytes_and_not_the_name(folder: Path) -> None:
     changed = weights_identity(find_model(str(moved)))
     assert changed["weights_sha256"] != first["weights_sha256"]
     assert changed["config_sha256"] == first["config_sha256"]
+
+
+def test_code_that_a_model_may_run_is_part_of_its_identity(folder: Path) -> None:
+    plain = weights_identity(find_model(str(folder)))
+    code = folder / "modeling_own.py"
+    code.write_text("scale = 1\n")
+    assert weights_identity(find_model(str(folder))) == plain  # the control: code that is not run is nothing to it
+    first = weights_identity(find_model(str(folder), trust_remote_code=True))
+    assert {name: value for name, value in first.items() if name != "code_sha256"} == plain
+    code.write_text("scale = 2\n")
+    assert weights_identity(find_model(str(folder), trust_remote_code=True))["code_sha256"] != first["code_sha256"]

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,9 +20,9 @@ from probe.stages.store_care import repair_store, verify_store
 from probe.store import Share, StoreLock, open_store, open_writer, seal_store
 from probe.store.compact import compact
 from probe.store.repair import repair, unseal
-from probe.store.shard_format import header_name
+from probe.store.shard_format import encode, header_name, row_crcs
 from probe.store.verify import LEVELS
-from probe.values import MissingShard, StoreError, sha256_of
+from probe.values import MissingShard, NewerVersion, StoreError, canonical_json, sha256_of
 
 
 def flip(file: Path, place: int) -> None:
@@ -129,6 +135,65 @@ def test_repair_moves_damaged_records_too_and_the_store_goes_on(write, file):
         assert len(writer.pending()) == (2 if file == "failures" else 1)
     assert open_store(path).verify() == []
     assert len(open_store(path, warn=False).table()) == 12
+
+
+def test_a_row_that_failed_and_was_captured_later_is_pending_again_when_its_shard_is_lost(tmp_path):
+    path, plan = tmp_path / "s", samples.plan()
+    with StoreLock.acquire(path) as lock:
+        writer = open_writer(path, samples.manifest(), lock=lock)
+        writer.add_plan(plan)
+        writer.fail(plan.rows[0].cell, "OutOfMemory", "too large", plan.rows[0].prompt_sha)
+        writer.fail(plan.rows[1].cell, "PromptTooLong", "of an earlier text", "another")
+        again = [row for row in writer.pending(lambda kind: kind == "OutOfMemory") if row.shard == 0]
+        writer.commit([samples.record(row) for row in again])
+    assert [file.stem for file in (path / "failures").iterdir()] == [plan.rows[1].cell.row_id]
+    damage(path, "activation")
+    assert repair_store(path) == 3
+    assert fill(path) == 12
+    assert open_store(path).coverage().failed == 0
+
+
+@pytest.mark.parametrize("what", ["plan", "shard"])
+def test_what_a_newer_version_wrote_is_not_taken_for_damage(write, what):
+    path = write()
+    if what == "plan":
+        latest = path / "plan" / "latest"
+        whole = (path / "plan" / f"{latest.read_text()}.jsonl").read_bytes()
+        newer = whole.replace(b'"condition":{}', b'"condition":{"tool":"x"}', 1)
+        latest.write_text(hashlib.sha256(newer).hexdigest())
+        (path / "plan" / f"{latest.read_text()}.jsonl").write_bytes(newer)
+    else:
+        shard = open_store(path).shards[0].path
+        whole = shard.read_bytes()
+        length = int.from_bytes(whole[:8], "little")
+        header = json.loads(whole[8 : 8 + length])
+        rows = header["__metadata__"]["rows"].replace('"condition":{}', '"condition":{"tool":"x"}', 1)
+        text = canonical_json({**header, "__metadata__": {**header["__metadata__"], "rows": rows}}).encode()
+        text += b" " * (-len(text) % 8)
+        shard.unlink()
+        renamed = shard.with_name(f"{header_name(text)}.safetensors")
+        renamed.write_bytes(len(text).to_bytes(8, "little") + text + whole[8 + length :])
+    before = samples.content(path)
+    for verb in (verify_store, repair_store):
+        with pytest.raises(NewerVersion, match=r"has a field 'tool', which a newer version wrote; upgrade"):
+            verb(path)
+    assert samples.content(path) == before
+
+
+def test_repair_takes_an_edited_manifest_for_what_is_wrong_and_moves_no_shard(write):
+    path = write()
+    manifest = path / "manifest.json"
+    whole = manifest.read_text()
+    manifest.write_text(whole.replace('"emergency"', '"emergencies"'))
+    before = samples.content(path)
+    with (
+        StoreLock.acquire(path) as lock,
+        pytest.raises(StoreError, match=r"manifest\.json is not the one that its 3 sh"),
+    ):
+        repair(lock)
+    assert samples.content(path) == before
+    manifest.write_text(whole)
+    assert repair_store(path) == 0
 
 
 def test_a_plan_damaged_in_place_is_written_again_by_the_next_run(write):
@@ -250,12 +315,93 @@ def test_rewritten_rows_still_tell_which_run_captured_them_and_on_what(tmp_path)
     assert {record.get("origin") for record in store.runs()} >= {None, run}
 
 
+class Killed(BaseException):
+    """The end of a process that cannot clean up."""
+
+
+@contextmanager
+def killed_before(number: int) -> Iterator[None]:
+    """From the ``number``-th change of the disk on nothing changes it any more, as after ``kill -9``."""
+    seen = 0
+
+    def mortal(call: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*arguments: Any, **options: Any) -> Any:
+            nonlocal seen
+            seen += 1
+            if seen >= number:
+                raise Killed
+            return call(*arguments, **options)
+
+        return counted
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("write", "fsync", "replace", "rename", "link", "unlink", "mkdir"):
+            patch.setattr(os, name, mortal(getattr(os, name)))
+        yield
+
+
+@pytest.mark.parametrize("sealed", [False, True])
+@pytest.mark.parametrize("verb", [compact, repair])
+def test_care_that_is_killed_at_any_moment_loses_no_row_and_the_next_one_ends_it(write, tmp_path, verb, sealed):
+    source = write()
+    superseded(source)
+    if verb is repair:
+        flip(open_store(source).shards[0].path, -5)
+    table = None if verb is repair else open_store(source).table()
+    if sealed:
+        seal_store(source)
+    bytes_before = {content for name, content in samples.content(source).items() if name.startswith("shards")}
+    plan, kills, number = open_store(source).plan, 0, 0
+    while True:
+        number += 2 if verb is repair else 9
+        path = tmp_path / f"killed-{number}"
+        shutil.copytree(source, path)
+        try:
+            with StoreLock.acquire(path) as lock, killed_before(number):
+                verb(lock)
+            break
+        except Killed:
+            kills += 1
+        assert bytes_before <= set(samples.content(path).values())  # under shards/ or quarantine/: nothing is deleted
+        if table is not None:
+            assert open_store(path).table().equals(table)
+        with StoreLock.acquire(path) as lock:
+            verb(lock)
+            if verb is repair:
+                unseal(lock)
+                writer = open_writer(path, samples.manifest(), lock=lock)
+                writer.add_plan(plan)
+                writer.commit([samples.record(row) for row in writer.pending()])
+        store = open_store(path)
+        assert len(store.table()) == 12
+        assert {problem.kind for problem in store.verify()} <= ({"duplicate"} if verb is repair else set())
+    assert kills >= 3
+
+
 def test_compact_refuses_a_damaged_store_and_changes_nothing(write):
     path = write()
     superseded(path)
     damage(path, "activation")
     before = samples.content(path)
     with StoreLock.acquire(path) as lock, pytest.raises(StoreError, match="run `probe store repair` first"):
+        compact(lock)
+    assert samples.content(path) == before
+
+
+def test_compact_refuses_a_shard_with_tensors_that_it_does_not_know_and_changes_nothing(write):
+    path = write()
+    superseded(path)
+    for shard in open_store(path).shards:
+        tensors = {name: shard.whole(name) for name in shard.header.tensors}
+        kept = {key: value for key, value in shard.header.metadata.items() if key != "sha256"}
+        assert encode(tensors, kept).name == shard.name  # the control: this way of writing adds nothing of its own
+        added = np.ones((2, 8), np.float32)
+        more = {"attn_out.prompt_end.L00": added, "crc.attn_out.prompt_end.L00": row_crcs(added)}
+        other = encode(tensors | more, kept)
+        shard.path.with_name(f"{other.name}.safetensors").write_bytes(b"".join(other.parts))
+        shard.path.unlink()
+    before = samples.content(path)
+    with StoreLock.acquire(path) as lock, pytest.raises(StoreError, match="holds more than this version writes"):
         compact(lock)
     assert samples.content(path) == before
 

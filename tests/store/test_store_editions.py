@@ -61,6 +61,19 @@ def test_recapture_reads_the_new_rows_keeps_the_old_and_reverting_the_text_reads
     np.testing.assert_array_equal(reverted, old)
 
 
+def test_a_recapture_whose_rows_were_lost_goes_on_without_the_option_and_another_edit_does_not(write):
+    path, plan = write(), samples.plan()
+    changed = edited(plan, "case-0003")
+    run(path, changed, "recapture")
+    for shard in open_store(path).shards:
+        if {row["case"] for row in shard.rows} == {"case-0003"}:
+            shard.path.unlink()
+    assert run(path, changed)[0] == 2
+    assert open_store(path).coverage().pending == 0
+    with pytest.raises(ChangedPrompt, match=r"^2 rows changed since capture \(first: nurse/case-0004"):
+        run(path, edited(changed, "case-0004"))
+
+
 def test_new_condition_gives_changed_cells_an_edition_of_their_own_and_leaves_the_others(write):
     path, plan = write(), samples.plan()
     changed = edited(plan, "case-0003")

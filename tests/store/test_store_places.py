@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -26,6 +29,22 @@ def test_a_listing_names_files_with_their_size_and_a_version_that_follows_the_co
     assert place.list("shards")["x"].version != before["x"].version
 
 
+def test_a_file_that_goes_while_the_folder_is_listed_hides_no_other(place, monkeypatch):
+    place.write("shards/y", [b"y"])
+    scandir = os.scandir
+
+    @contextmanager
+    def slow(folder):
+        with scandir(folder) as entries:
+            seen = list(entries)
+        (place.path / "shards" / "x").unlink()
+        yield seen
+
+    assert sorted(place.list("shards")) == ["x", "y"]
+    monkeypatch.setattr(os, "scandir", slow)
+    assert list(place.list("shards")) == ["y"]
+
+
 def test_ranges_fill_every_buffer_with_one_opening_and_a_short_file_is_an_error(place, monkeypatch):
     opened, real = [], __import__("os").open
     monkeypatch.setattr("os.open", lambda *arguments: opened.append(arguments) or real(*arguments))
@@ -44,6 +63,19 @@ def test_a_write_replaces_only_where_it_may_and_leaves_no_temp(place):
     assert place.read("shards/x") == b"0123456789abc"
     place.write("shards/x", [b"other"])
     assert place.read("shards/x") == b"other"
+    assert place.list("tmp") == {}
+
+
+def test_where_there_are_no_links_a_new_file_gets_its_name_and_an_old_one_keeps_its_content(place, monkeypatch):
+    def refuse(source, target):
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", refuse)
+    place.write("shards/y", [b"new"], replace=False)
+    assert place.read("shards/y") == b"new"
+    with pytest.raises(FileExistsError):
+        place.write("shards/x", [b"other"], replace=False)
+    assert place.read("shards/x") == b"0123456789abc"
     assert place.list("tmp") == {}
 
 

@@ -33,6 +33,7 @@ def test_rows_are_selected_by_condition_and_its_numbers_in_the_order_asked(write
     assert found.rotation.tolist() == [2] * 6 + [0] * 6
     assert set(found.persona) == {"none"}
     assert store.select(seed=1).table().row_id.tolist() == table[table.seed == 1].row_id.tolist()
+    assert len(store.select(rotation=np.int64(2))) == len(store.select(rotation=2)) > 0  # as a table gives it
     assert store.select(condition="system/rotation=1/seed=1").table().rotation.unique().tolist() == [1]
     assert len(store.select(wording=0)) == len(table) == 36
     with pytest.raises(UnknownName, match=r"no rotation 3; known: 0, 1, 2"):

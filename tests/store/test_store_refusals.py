@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import store_samples as samples
 from store_processes import run_python
@@ -40,6 +42,23 @@ def test_another_identity_is_refused_by_its_first_field_and_changes_no_byte(writ
             open_writer(path, other, lock=lock)
         assert samples.content(path) == before
         open_writer(path, samples.manifest(), lock=lock)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("positions", ["../../x"]), ("positions", ["a/b"]), ("positions", "answer"), ("positions", [1]), ("d_model", "8")],
+)
+def test_positions_and_width_that_could_not_name_a_tensor_are_refused(tmp_path, write, key, value):
+    manifest = samples.manifest()
+    manifest["capture"][key] = value
+    with StoreLock.acquire(tmp_path / "s") as lock, pytest.raises(StoreError, match=f"^capture.{key} is "):
+        open_writer(tmp_path / "s", manifest, lock=lock)
+    path = write()
+    stored = json.loads((path / "manifest.json").read_text())
+    stored["capture"][key] = value
+    (path / "manifest.json").write_text(json.dumps(stored))
+    with pytest.raises(StoreError, match=f"^capture.{key} is "):
+        open_store(path)
 
 
 def test_a_moved_model_directory_another_study_name_and_key_order_continue_the_same_store(write):

@@ -138,6 +138,28 @@ def test_a_commit_is_file_fsync_then_rename_then_directory_fsync(tmp_path, monke
     assert calls == [("fsync file", file), ("rename", file), ("fsync directory", shards.stat().st_ino)]
 
 
+def test_names_that_a_killed_writer_left_are_made_durable_before_they_count(tmp_path, monkeypatch):
+    path, plan = tmp_path / "s", samples.plan()
+    with StoreLock.acquire(path) as lock:
+        writer = open_writer(path, samples.manifest(), lock=lock)
+        writer.add_plan(plan)
+        with monkeypatch.context() as patch:
+            patch.setattr("probe.store.files.fsync_directory", lambda folder: None)  # it is killed before that
+            writer.commit([samples.record(row) for row in plan.rows])
+    synced, fsync = set(), os.fsync
+
+    def traced(descriptor: int) -> None:
+        synced.add(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    with StoreLock.acquire(path) as lock:
+        monkeypatch.setattr(os, "fsync", traced)
+        writer = open_writer(path, samples.manifest(), lock=lock)
+        before = set(synced)
+        assert writer.add_plan(plan).committed == len(plan.rows)
+    assert {(path / name).stat().st_ino for name in ("shards", "plan", "failures", "runs", ".")} <= before
+
+
 def test_files_follow_the_umask(tmp_path):
     old = os.umask(0o027)
     try:

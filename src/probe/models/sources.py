@@ -129,7 +129,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 
 def weights_identity(source: ModelSource) -> dict[str, str]:
-    """Hashes of config and weights; the weights' is over the list of (file name, sha256).
+    """Hashes of config and weights; the weights' is over the list of (file name, sha256), as is that of trusted code.
 
     In a hub cache the files are links to blobs named by their sha256, which is taken as it is. Other folders are read
     once (about 2 GB/s) and remembered by path, size, modification time and inode under ``HF_HOME``.
@@ -137,11 +137,18 @@ def weights_identity(source: ModelSource) -> dict[str, str]:
     memo = _Memo()
     files = sorted(source.folder.glob("*.safetensors"))
     hashes = [[path.name, memo.sha256(path)] for path in files]
+    code = sorted(source.folder.glob("*.py")) if source.trust_remote_code else []
+    own_code = {"code_sha256": sha256_of([[path.name, _digest(path)] for path in code])} if code else {}
     memo.save()
     config = _read_config(source.folder)
     for key in ("_name_or_path", "transformers_version"):
         config.pop(key, None)
-    return {"weights_sha256": sha256_of(hashes), "config_sha256": sha256_of(config)}
+    return {"weights_sha256": sha256_of(hashes), "config_sha256": sha256_of(config), **own_code}
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class _Memo:
@@ -166,8 +173,7 @@ class _Memo:
         known = self._known.get(str(target))
         if known and known[0] == stamp:
             return str(known[1])
-        with target.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = _digest(target)
         self._known[str(target)] = [stamp, digest]
         self._changed = True
         return digest

@@ -23,7 +23,7 @@ from probe.store.seal import FILE as SEAL
 from probe.store.seal import seal_store
 from probe.store.shards import Key, Located, Shard, locate, shards_in
 from probe.store.verify import check_shard, verify
-from probe.values import StoreError
+from probe.values import NewerVersion, StoreError
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ def compact(lock: StoreLock) -> Compacted:
 
     Raises:
         StoreError: the lock is not that of a lone writer, or the store is damaged: repair comes first.
+        NewerVersion: a newer version wrote some of what would be rewritten; nothing was changed.
     """
     place = alone(lock, "compact")
     layout = layout_of(read_manifest(place))
@@ -55,6 +56,8 @@ def compact(lock: StoreLock) -> Compacted:
     located = locate(shards)
     plan = [(shard, _places(shard, kept, located)) for shard in shards]
     rewritten = [(shard, places) for shard, places in plan if len(places) < len(shard.keys)]
+    for shard, _ in rewritten:
+        _require_known(shard, layout)
     new = {name: size for shard, places in rewritten for name, size in _rewrite(place, layout, shard, places)}
     old = [shard for shard, _ in rewritten if shard.name not in new]
     if SEAL in place.list(""):
@@ -89,6 +92,20 @@ def _places(shard: Shard, kept: set[Key], located: Mapping[Key, Located]) -> np.
         if key in kept and located[key].shard is shard and located[key].row == row
     ]
     return np.array(keep, np.int64)
+
+
+def _require_known(shard: Shard, layout: Layout) -> None:
+    """Refuse a shard that this version cannot write again bit for bit: what it does not know would be dropped.
+
+    Raises:
+        NewerVersion: there is such a thing in it.
+    """
+    n = len(shard.keys)
+    if pack(list(read_records(Locations((shard,), np.zeros(n, np.int64), np.arange(n)))), layout).name != shard.name:
+        raise NewerVersion(
+            f"{shard.file.where} holds more than this version writes, which compacting would drop; upgrade "
+            "persona-probe"
+        )
 
 
 def _rewrite(place: Place, layout: Layout, shard: Shard, places: np.ndarray) -> list[tuple[str, int]]:

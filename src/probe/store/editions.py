@@ -6,7 +6,10 @@ from collections.abc import Collection
 from dataclasses import replace
 from typing import Literal
 
+from probe.store.places import Place
 from probe.store.plans import Plan, cell_name
+from probe.store.progress import asked_for
+from probe.store.shards import Key
 from probe.values import ChangedPrompt, PlannedRow
 
 OnChanged = Literal["error", "recapture", "new-condition"]
@@ -16,11 +19,12 @@ as superseded; or capture them beside the old ones, under a condition that names
 ON_CHANGED: tuple[OnChanged, ...] = ("error", "recapture", "new-condition")
 
 
-def settle_changes(plan: Plan, committed: Collection[tuple[str, str]], on_changed: OnChanged, where: str) -> Plan:
+def settle_changes(plan: Plan, committed: Collection[Key], on_changed: OnChanged, place: Place) -> Plan:
     """The plan to follow, given the (row id, ``prompt_sha``) pairs that are committed already.
 
-    Under ``new-condition`` the changed cells get ``condition.edition``, the first 8 hex digits of the new
-    ``prompt_sha``, and so row ids of their own; the other two leave the plan as it is.
+    A change that the store's latest plan holds was decided on before: a recapture that was killed, or whose rows were
+    lost, goes on without another word. Under ``new-condition`` the changed cells get ``condition.edition``, the first 8
+    hex digits of the new ``prompt_sha``, and so row ids of their own; the other two leave the plan as it is.
 
     Raises:
         ChangedPrompt: cells were captured under another text and ``on_changed`` is ``error``.
@@ -29,6 +33,9 @@ def settle_changes(plan: Plan, committed: Collection[tuple[str, str]], on_change
     changed = [
         row for row in plan.rows if row.cell.row_id in known and (row.cell.row_id, row.prompt_sha) not in committed
     ]
+    if changed and on_changed == "error":
+        before = asked_for(place)
+        changed = [row for row in changed if (row.cell.row_id, row.prompt_sha) not in before]
     if not changed or on_changed == "recapture":
         return plan
     if on_changed == "new-condition":
@@ -38,9 +45,9 @@ def settle_changes(plan: Plan, committed: Collection[tuple[str, str]], on_change
     first = ", ".join(cell_name(row.cell) for row in changed[:5])
     raise ChangedPrompt(
         f"{len(changed)} rows changed since capture (first: {first}{', ...' if len(changed) > 5 else ''}): a persona, "
-        f"case or instruction was edited under the same id. Give it a new id, use --store NEW_DIR ({where} stays as it "
-        "is), or choose --on-changed recapture (the new text counts, old rows are kept) or new-condition (both count, "
-        "each under its own condition)"
+        f"case or instruction was edited under the same id. Give it a new id, use --store NEW_DIR ({place.url} stays "
+        "as it is), or choose --on-changed recapture (the new text counts, old rows are kept) or new-condition (the "
+        "new text becomes a condition of its own; old rows keep theirs, and are read again under the old text)"
     )
 
 

@@ -24,6 +24,7 @@ from probe.store.packing import in_order, resid_name
 from probe.store.residuals import Residuals
 from probe.store.views import View
 from probe.values import ProbeError
+from probe.values.spreadsheets import inert
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -189,14 +190,10 @@ def export_datasets(selection: Selection, out: str | Path) -> Path:
 
 
 def guarded(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with every text that a spreadsheet would take for a formula made a plain text by a leading ``'``."""
-
-    def plain(value: object) -> object:
-        return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
-
+    """The table with every text, also of a column's name, that a spreadsheet would take for a formula made plain."""
     text = table.select_dtypes(include=["object", "string"]).columns
-    out = table.assign(**{str(name): table[name].map(plain) for name in text})
-    return out.rename(columns={name: str(plain(str(name))) for name in out.columns})
+    out = table.assign(**{str(name): table[name].map(inert) for name in text})
+    return out.rename(columns={name: inert(str(name)) for name in out.columns})
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from pathlib import Path
 from probe.values import DiskFull, StoreError
 
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
 
 Bytes = bytes | memoryview
 
@@ -40,10 +41,22 @@ def write_durably(target: Path, parts: Iterable[Bytes], *, temp_dir: Path, repla
         if replace:
             os.replace(temp, target)  # noqa: PTH105 - tests trace the calls on `os`
         else:
-            os.link(temp, target)
+            _link(temp, target)
         fsync_directory(target.parent)
     finally:
         temp.unlink(missing_ok=True)
+
+
+def _link(temp: Path, target: Path) -> None:
+    """Give a file a name that no other has; FAT and some network file systems know no links, and look first."""
+    try:
+        os.link(temp, target)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        if target.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from error
+        os.replace(temp, target)  # noqa: PTH105 - tests trace the calls on `os`
 
 
 def write_all(descriptor: int, part: Bytes) -> None:

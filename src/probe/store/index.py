@@ -17,7 +17,7 @@ from typing import Any
 
 from probe.store.places import Place, open_place
 from probe.store.shards import Key, Shard, shards_in
-from probe.values import CorruptShard, canonical_json
+from probe.values import CorruptShard, StoreError, canonical_json
 
 FILE = "index.parquet"
 SCHEMA = "persona-acts-index/1"
@@ -73,13 +73,13 @@ def read_index(path: str | Path | Place) -> Index | None:
 def write_index(path: str | Path | Place, identity: str) -> bool:
     """Write the index of a store as it stands; whether there is one now.
 
-    A small store needs none, and a full disk costs no more than this cache.
+    A small store needs none, and a full disk, or a service that refuses, costs no more than this cache.
     """
     place = open_place(path)
     shards = shards_in(place, identity)
     if len(shards) < WORTH:
         return False
-    with suppress(OSError):
+    with suppress(OSError, StoreError):
         place.write(FILE, [encode_index(shards)])
         return True
     return False

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,8 +14,7 @@ from probe.store.shards import Located, Shard
 from probe.values import PlannedRow
 
 
-@dataclass(frozen=True, eq=False)
-class Row:
+class Row(NamedTuple):
     """One committed row of the latest plan, with its persona and case as the plan lists them."""
 
     planned: PlannedRow
@@ -63,16 +63,24 @@ class Locations:
     def entries(self, position: str) -> Locations:
         """The same rows by their entries in the tensors of one position."""
         entries = np.full(len(self), -1, np.int64)
-        for shard, slots, places in self.pieces():
+        if len(self.pieces) > 1:
+            for piece in self.pieces:
+                piece.shard.announce_entries(position)
+        for shard, slots, places in self.pieces:
             entries[slots] = shard.entries(position)[places]
         return Locations(self.shards, self.numbers, entries)
 
-    def pieces(self) -> Iterator[Piece]:
+    @cached_property
+    def pieces(self) -> tuple[Piece, ...]:
         """Shard by shard, what it holds of the selection; rows that have no place are left out."""
         slots = np.flatnonzero(self.places >= 0)
+        if len(slots) == 1:  # one row is often read by itself, and sorting costs as much as its bytes
+            return (Piece(self.shards[self.numbers[slots[0]]], slots, self.places[slots]),)
         slots = slots[np.lexsort((self.places[slots], self.numbers[slots]))]
         numbers, places = self.numbers[slots], self.places[slots]
         edges = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(slots)]
-        for start, stop in itertools.pairwise(edges):
-            if stop > start:
-                yield Piece(self.shards[numbers[start]], slots[start:stop], places[start:stop])
+        return tuple(
+            Piece(self.shards[numbers[start]], slots[start:stop], places[start:stop])
+            for start, stop in itertools.pairwise(edges)
+            if stop > start
+        )

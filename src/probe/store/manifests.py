@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,9 @@ from probe.values import StoreError, StoreMismatch, canonical_json, sha256_of
 FILE = "manifest.json"
 SCHEMA = "persona-acts/1"
 DTYPES = ("float32", "bfloat16")
+
+_NAME = re.compile(r"[\w-]+")
+"""Positions name tensors, and the files of an export."""
 
 _RECORDED_ONLY = frozenset({"created_by", "study", "parser", "parser_version"})
 """Kept for the reader; a run that differs here continues the same store (reparsing is allowed)."""
@@ -35,7 +39,7 @@ def layout_of(manifest: Mapping[str, Any]) -> Layout:
     """Read what the store itself needs from a manifest.
 
     Raises:
-        StoreError: ``capture.layers`` or ``labels.options`` is missing or of the wrong kind.
+        StoreError: ``capture.layers`` or ``labels.options`` is missing, or one of the fields is of the wrong kind.
     """
     capture, labels = manifest.get("capture"), manifest.get("labels")
     layers = capture.get("layers") if isinstance(capture, Mapping) else None
@@ -52,12 +56,19 @@ def layout_of(manifest: Mapping[str, Any]) -> Layout:
     dtype = capture.get("dtype")
     if dtype is not None and dtype not in DTYPES:
         raise StoreError(f"capture.dtype is one of {', '.join(DTYPES)} (float16 overflows); found {dtype!r}")
+    positions, d_model = capture.get("positions") or [], capture.get("d_model")
+    if not isinstance(positions, list) or not all(
+        isinstance(name, str) and _NAME.fullmatch(name) for name in positions
+    ):
+        raise StoreError(f"capture.positions is a list of names of letters, digits, _ and -; found {positions!r}")
+    if d_model is not None and (type(d_model) is not int or d_model < 1):
+        raise StoreError(f"capture.d_model is the width of the residual stream, a whole number; found {d_model!r}")
     return Layout(
         identity=sha256_of(identity_of(manifest)),
         layers=tuple(layers),
         dtype=dtype,
-        positions=tuple(capture.get("positions") or ()),
-        d_model=capture.get("d_model"),
+        positions=tuple(positions),
+        d_model=d_model,
         options=tuple(options),
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -91,11 +92,13 @@ class LocalPlace:
 
     def list(self, folder: str) -> dict[str, Entry]:
         """Files directly in ``folder`` by base name."""
-        try:
-            with os.scandir(self.path / folder) as entries:
-                return {entry.name: _entry(entry.stat()) for entry in entries if entry.is_file()}
-        except (FileNotFoundError, NotADirectoryError):
-            return {}
+        found = {}
+        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(self.path / folder) as entries:
+            for entry in entries:
+                with suppress(FileNotFoundError):  # it was moved away meanwhile; the others are still there
+                    if entry.is_file():
+                        found[entry.name] = _entry(entry.stat())
+        return found
 
     def read(self, name: str) -> bytes:
         """A whole file."""
@@ -103,10 +106,27 @@ class LocalPlace:
 
     def ranges(self, name: str, spans: Sequence[tuple[int, memoryview]], expect: Entry | None = None) -> None:
         """Fill each buffer from its offset. ``expect`` is not asked: checksums notice what a local copy changed."""
-        descriptor = os.open(self.path / name, os.O_RDONLY)
+        descriptor = os.open(os.path.join(self.path, name), os.O_RDONLY)  # noqa: PTH118  # a row costs little more
         try:
             for start, target in spans:
-                _fill(descriptor, start, target)
+                count = os.preadv(descriptor, (target,), start) if target else 0
+                if count < len(target):
+                    _fill(descriptor, start + count, target[count:])
+        finally:
+            os.close(descriptor)
+
+    def announce(self, name: str, spans: Sequence[tuple[int, int]]) -> None:
+        """Say that (start, size) of a file are read soon; a hint, which changes nothing that is read.
+
+        Raises:
+            OSError: the file cannot be opened.
+        """
+        if not hasattr(os, "posix_fadvise"):  # macOS
+            return
+        descriptor = os.open(self.path / name, os.O_RDONLY)
+        try:
+            for start, size in spans:
+                os.posix_fadvise(descriptor, start, size, os.POSIX_FADV_WILLNEED)
         finally:
             os.close(descriptor)
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
 
-from probe.values import Cell, Condition, PlannedRow, StoreError, canonical_json, sha256_of
+from probe.values import Cell, Condition, NewerVersion, PlannedRow, StoreError, canonical_json, sha256_of
 
 PLAN_SCHEMA = "persona-acts-plan/1"
+
+_LINES_AT_ONCE = 32
+"""Lines that are parsed together: faster than one by one, and not all of a large plan at once in memory."""
 
 _CONDITION = frozenset(known.name for known in fields(Condition))
 
@@ -95,23 +98,26 @@ def parse_plan(name: str, content: bytes) -> Plan:
     """The plan in a file named ``<name>.jsonl``.
 
     Raises:
+        NewerVersion: a newer version wrote it.
         StoreError: the content is not the plan that was written under this name.
     """
     if hashlib.sha256(content).hexdigest() != name:
         raise StoreError(f"plan/{name}.jsonl is damaged: its name is not the sha256 of its bytes; restore it")
     try:
-        lines = map(json.loads, content.decode().removesuffix("\n").split("\n"))
-        header = next(lines)
+        first, *lines = content.removesuffix(b"\n").split(b"\n")
+        header = json.loads(first.decode())
         if header["schema"] != PLAN_SCHEMA:
-            raise StoreError(f"plan/{name}.jsonl has schema {header['schema']!r}, not {PLAN_SCHEMA!r}")
+            raise NewerVersion(
+                f"plan/{name}.jsonl has schema {header['schema']!r}, not {PLAN_SCHEMA!r}; upgrade persona-probe"
+            )
         return Plan(
-            rows=tuple(_row(line) for line in lines),
+            rows=tuple(_rows(lines)),
             personas=tuple(header["personas"]),
             cases=tuple(header["cases"]),
             split_seed=header["split_seed"],
             batch_size=header["batch_size"],
         )
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise StoreError(f"plan/{name}.jsonl is not a plan of this tool: {error!r}") from error
 
 
@@ -119,12 +125,12 @@ def cell_of(entry: Mapping[str, Any]) -> Cell:
     """The cell that a line of a plan or of a shard's row table names; what its condition leaves out is the default.
 
     Raises:
-        StoreError: the condition has a field that this version does not know.
+        NewerVersion: the condition has a field that this version does not know.
     """
     condition = entry["condition"]
     unknown = [name for name in condition if name not in _CONDITION]
     if unknown:
-        raise StoreError(
+        raise NewerVersion(
             f"the condition of {entry['persona']}/{entry['case']} has a field {unknown[0]!r}, which a newer version "
             "wrote; upgrade persona-probe"
         )
@@ -137,15 +143,24 @@ def cell_name(cell: Cell) -> str:
     return name if name.isprintable() else ascii(name)
 
 
-def _row(line: Mapping[str, Any]) -> PlannedRow:
-    cell = cell_of(line)
-    vars(cell)["row_id"] = line["row_id"]  # computed when the plan was written; the file's name vouches for its bytes
-    return PlannedRow(
-        cell=cell,
-        shard=line["shard"],
-        prompt_sha=line["prompt_sha"],
-        tokens_sha=line["tokens_sha"],
-        n_tokens=line["n_tok"],
-        text=line.get("text"),
-        planned=line.get("planned"),
-    )
+def _rows(lines: Sequence[bytes]) -> Iterator[PlannedRow]:
+    """Lines of JSON as rows. Large plans are most of what opening a store costs: rows share the few conditions."""
+    conditions: dict[tuple[tuple[str, Any], ...], Condition] = {}
+    for first in range(0, len(lines), _LINES_AT_ONCE):
+        block = b",".join(lines[first : first + _LINES_AT_ONCE]).decode()
+        for line in json.loads(f"[{block}]"):
+            changed = (*line["condition"].items(),)
+            if changed not in conditions:
+                conditions[changed] = cell_of(line).condition
+            cell = Cell(line["persona"], line["case"], conditions[changed])
+            # computed when the plan was written; the file's name vouches for its bytes
+            object.__setattr__(cell, "row_id", line["row_id"])
+            yield PlannedRow(
+                cell,
+                line["shard"],
+                line["prompt_sha"],
+                line["tokens_sha"],
+                line["n_tok"],
+                line.get("text"),
+                line.get("planned"),
+            )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,14 @@ def read_plans(place: Path | Place) -> tuple[Plan, ...]:
         StoreError: a plan is damaged, or the latest one is missing.
     """
     return tuple(read_plan(place, name) for name in plan_names(place))
+
+
+def asked_for(place: Place) -> set[tuple[str, str]]:
+    """Row id and ``prompt_sha`` of each row of the latest plan; none where there is no plan that can be read."""
+    with suppress(StoreError, OSError):
+        for name in plan_names(place)[-1:]:
+            return {(row.cell.row_id, row.prompt_sha) for row in read_plan(place, name).rows}
+    return set()
 
 
 def read_record(place: Place, name: str, *, needs: str) -> Mapping[str, Any]:

@@ -19,7 +19,7 @@ _PAIRS = (("topk_ids", "topk_logp"), ("label_variant_ids", "label_variant_logp")
 
 def read_records(rows: Locations) -> Iterator[CellRecord]:
     """Every row as it was committed (label reads in fp32), shard by shard; one shard is in memory at a time."""
-    for shard, _, places in rows.pieces():
+    for shard, _, places in rows.pieces:
         positions, sites = shard.listed("positions"), shard.listed("label_sites")
         arrays = shard.take_all(_per_row(shard, positions, sites), places)
         resid = {name: _resid(shard, name, places) for name in positions}
@@ -45,7 +45,7 @@ def _per_row(shard: Shard, positions: Sequence[str], sites: Sequence[str]) -> li
 def texts_of(rows: Locations) -> list[str]:
     """The generated text of each row, in the order given."""
     texts = [""] * len(rows)
-    for shard, slots, places in rows.pieces():
+    for shard, slots, places in rows.pieces:
         for slot, run in zip(slots.tolist(), shard.ragged("gen_text", places), strict=True):
             texts[slot] = _text(run)
     return texts

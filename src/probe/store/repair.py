@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from probe.store.index import FILE as INDEX
 from probe.store.index import write_index
 from probe.store.locks import StoreLock
+from probe.store.manifests import FILE as MANIFEST
 from probe.store.manifests import layout_of, read_manifest
 from probe.store.places import Place
 from probe.store.progress import read_runs
 from probe.store.runs import utc_now
 from probe.store.seal import FILE as SEAL
 from probe.store.shards import FOLDER as SHARDS
-from probe.store.shards import shards_in
+from probe.store.shards import Shard, shards_in
 from probe.store.verify import Problem, verify
-from probe.values import StoreError
+from probe.values import CorruptShard, StoreError
 
 QUARANTINE = "quarantine"
 
@@ -38,10 +40,13 @@ def repair(lock: StoreLock) -> Repaired:
 
     Raises:
         StoreError: the lock is not that of a lone writer, or the manifest, which nothing replaces, is damaged.
+        NewerVersion: a newer version wrote some of it; nothing was moved.
     """
     place = alone(lock, "repair")
     identity = layout_of(read_manifest(place)).identity
-    problems = verify(place, identity, shards_in(place, identity))
+    shards = shards_in(place, identity)
+    _require_own_manifest(place, identity, shards)
+    problems = verify(place, identity, shards)
     by_file: dict[str, list[str]] = {}
     for problem in problems:
         if problem.kind == "damaged" and (name := _name_of(problem, place)):
@@ -99,6 +104,24 @@ def alone(lock: StoreLock, verb: str) -> Place:
     if not lock.held or lock.share is not None:
         raise StoreError(f"to {verb} a store needs its lock, held by a lone writer; {lock.place.url} has another")
     return lock.place
+
+
+def _require_own_manifest(place: Place, identity: str, shards: Sequence[Shard]) -> None:
+    """Refuse a store whose shards all name another identity: then the manifest is wrong, and not every one of them.
+
+    Raises:
+        StoreError: the manifest was edited or damaged.
+    """
+    named = set()
+    for shard in shards:
+        with suppress(CorruptShard):
+            named.add(shard.file.header().metadata.get("identity_sha256", ""))
+    if named and identity not in named:
+        raise StoreError(
+            f"{place.url}/{MANIFEST} is not the one that its {len(shards)} shards were captured under (they name the "
+            f"identity {min(named)[:12]}.., and it has {identity[:12]}..); it was edited or damaged: restore it from a "
+            "copy"
+        )
 
 
 def _name_of(problem: Problem, place: Place) -> str | None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import DTypeLike
 
+from probe.store.columns import Targets
 from probe.store.locations import Locations, Piece, Row
 from probe.store.places import LocalPlace
 from probe.store.shard_format import DTYPES, as_bytes
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
 CHUNK = 2**22
 """Bytes that are read at once, and then checked while they are still in the processor's cache."""
+
+AHEAD = 2**26
+"""Bytes that the disk is told of before they are read."""
 
 _BF16, _F32 = DTYPES["BF16"], DTYPES["F32"]
 
@@ -138,36 +142,53 @@ def read_entries(entries: Locations, tensors: Sequence[str], d_model: int, dtype
     if wanted != _BF16 and wanted.kind != "f":
         raise ProbeError(f"activations are read as floating-point numbers; found dtype {wanted.name!r}")
     out = np.empty((len(entries), len(tensors), d_model), wanted)
-    out[entries.places < 0] = np.nan
-    parts = [part for piece in entries.pieces() for part in _parts(piece, 4 * d_model * len(tensors))]
-    if len(parts) > 1 and not isinstance(parts[0].shard.file.place, LocalPlace):  # each part is a round trip
-        with ThreadPoolExecutor(REQUESTS) as pool:
-            for _ in pool.map(lambda part: _read(part, tensors, out), parts):
-                pass
-    else:
+    if (absent := entries.places < 0).any():
+        out[absent] = np.nan
+    names, step = tuple(tensors), 4 * d_model * len(tensors)
+    local = all(isinstance(piece.shard.file.place, LocalPlace) for piece in entries.pieces)
+    pieces = _announced(entries.pieces, names, out[:1].nbytes) if local else entries.pieces
+    parts = (part for piece in pieces for part in _parts(piece, step))
+    if local:
         for part in parts:
-            _read(part, tensors, out)
+            _read(part, names, out)
+    else:  # each part is a round trip
+        with ThreadPoolExecutor(REQUESTS) as pool:
+            for _ in pool.map(lambda part: _read(part, names, out), parts):
+                pass
     return out
 
 
-def _read(part: Piece, tensors: Sequence[str], out: np.ndarray) -> None:
+def _announced(pieces: Sequence[Piece], tensors: tuple[str, ...], row_bytes: int) -> Iterator[Piece]:
+    """The pieces, in time announced to the disk, which brings those of many shards sooner together than in turn."""
+    if len(pieces) == 1:
+        yield from pieces
+        return
+    told = ahead = 0
+    for at, piece in enumerate(pieces):
+        while told < len(pieces) and (told <= at or ahead < AHEAD):
+            pieces[told].shard.columns(tensors).announce(pieces[told].places)
+            ahead += len(pieces[told].places) * row_bytes
+            told += 1
+        yield piece
+        ahead -= len(piece.places) * row_bytes
+
+
+def _read(part: Piece, tensors: tuple[str, ...], out: np.ndarray) -> None:
     """Read some rows of one shard into their places in ``out``, in its dtype."""
-    shard, slots, entries = part
-    d_model = out.shape[2]
-    specs = {(spec.dtype, spec.shape[1:]) for spec in map(shard.spec, tensors)}
-    ((stored, shape),) = specs if len(specs) == 1 else ((None, ()),)
+    (shard, slots, entries), n_tensors, d_model = part, len(tensors), out.shape[2]
+    columns = shard.columns(tensors)
+    stored, shape = columns.kind or (None, ())
     if stored is None or shape != (d_model,):
         raise shard.file.corrupt(f"{tensors[0]!r} has not the dtype and width {d_model} of the others")
-    if len(tensors) == 1 and stored == out.dtype:
-        shard.fill({tensors[0]: as_bytes(out)}, entries, slots)
+    if stored == out.dtype and (n_tensors == 1 or len(slots) == 1):  # straight into their places
+        firsts, strides = np.arange(n_tensors) * columns.widths, n_tensors * columns.widths
+        targets = Targets([as_bytes(out)] * n_tensors, firsts, strides, slots)
+        columns.read(entries, targets)
         return
-    block = np.empty((len(tensors), len(slots), d_model), stored)
-    shard.fill(
-        {tensor: as_bytes(of) for tensor, of in zip(tensors, block, strict=True)}, entries, np.arange(len(slots))
-    )
+    block = np.empty((n_tensors, len(slots), d_model), stored)
+    columns.read(entries, Targets.of([*block]))
     follow = slots[-1] - slots[0] + 1 == len(slots) and bool((np.diff(slots) == 1).all())
-    place = slice(slots[0], slots[-1] + 1) if follow else slots
-    by_row = block.swapaxes(0, 1)
+    place, by_row = slice(slots[0], slots[-1] + 1) if follow else slots, block.swapaxes(0, 1)
     if follow and stored == _BF16 and out.dtype == _F32:
         np.left_shift(by_row.view(np.uint16), 16, out=out[place].view(np.uint32), dtype=np.uint32)
     else:
@@ -196,6 +217,9 @@ def cast(array: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
 def _parts(piece: Piece, row_bytes: int) -> Iterator[Piece]:
     """A piece in parts of about ``CHUNK`` bytes."""
     step = max(1, CHUNK // max(1, row_bytes))
+    if len(piece.slots) <= step:
+        yield piece
+        return
     for first in range(0, len(piece.slots), step):
         yield Piece(piece.shard, piece.slots[first : first + step], piece.places[first : first + step])
 

@@ -6,7 +6,6 @@ import hashlib
 import itertools
 import json
 import math
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -14,6 +13,7 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
+from probe.store.checksums import crc32
 from probe.values import CorruptShard, canonical_json, sha256_of
 
 MAX_HEADER_BYTES = 64 * 2**20
@@ -117,13 +117,13 @@ def header_name(text: bytes) -> str:
 
 def row_crcs(array: np.ndarray) -> np.ndarray:
     """crc32 of each entry along the first axis, int64."""
-    return np.fromiter(map(zlib.crc32, row_bytes(array)), np.int64, len(array))
+    return np.fromiter(map(crc32, row_bytes(array)), np.int64, len(array))
 
 
 def ragged_crcs(flat: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     """crc32 of each run ``flat[offsets[i]:offsets[i + 1]]``, int64."""
     runs = (as_bytes(flat[start:stop]) for start, stop in itertools.pairwise(offsets.tolist()))
-    return np.fromiter(map(zlib.crc32, runs), np.int64, len(offsets) - 1)
+    return np.fromiter(map(crc32, runs), np.int64, len(offsets) - 1)
 
 
 def row_bytes(array: np.ndarray) -> Iterator[memoryview]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 import json
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -14,6 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from probe.store.checksums import crc32
+from probe.store.columns import Columns, Targets
 from probe.store.header_checks import fault_of_list, fault_of_row, fault_of_tensor
 from probe.store.places import LocalPlace, Place, open_place
 from probe.store.shard_format import DTYPES, Header, TensorSpec, as_bytes, header_name
@@ -41,6 +41,7 @@ class Shard:
     index: Index | None = None
     _entries: dict[str, np.ndarray] = field(default_factory=dict, init=False, repr=False)
     _specs: dict[str, TensorSpec] = field(default_factory=dict, init=False, repr=False)
+    _columns: dict[tuple[str, ...], Columns] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def name(self) -> str:
@@ -138,39 +139,31 @@ class Shard:
 
     def take_all(self, tensors: Iterable[str], entries: Sequence[int] | np.ndarray) -> dict[str, np.ndarray]:
         """The same entries of several tensors, as ``take``; the file is opened once."""
-        entries = np.asarray(entries, np.int64)
-        specs = {tensor: self.spec(tensor) for tensor in tensors}
+        names, entries = tuple(tensors), np.asarray(entries, np.int64)
+        specs = {tensor: self.spec(tensor) for tensor in names}
         found = {tensor: np.empty((len(entries), *spec.shape[1:]), spec.dtype) for tensor, spec in specs.items()}
-        self.fill({tensor: as_bytes(array) for tensor, array in found.items()}, entries, np.arange(len(entries)))
+        if len(entries) and names:
+            self.columns(names).read(entries, Targets.of([*found.values()]))
         return found
 
-    def fill(self, targets: Mapping[str, memoryview], entries: np.ndarray, lines: np.ndarray) -> None:
-        """Read the same entries of some tensors straight to where they go, and check the crc32 of each.
-
-        Line ``lines[i]`` of a tensor's target receives its entry ``entries[i]``. The file is opened once, and entries
-        that follow each other are read at once.
+    def columns(self, tensors: tuple[str, ...]) -> Columns:
+        """Where some tensors and their checksums stand.
 
         Raises:
-            CorruptShard: an entry's bytes are not those that were committed.
+            CorruptShard: the shard has no such tensor, or no checksums of it.
+            StoreError: the index says other rows than the shard; an array could be of other rows.
         """
-        self._require_keys()
-        if not len(entries):
-            return
-        low, high = int(entries.min()), int(entries.max())
-        crcs = np.empty((len(targets), high + 1 - low), DTYPES["I64"])
-        runs, spans = _runs(entries, lines), []
-        for (tensor, target), own in zip(targets.items(), crcs, strict=True):
-            spec, width = self.spec(tensor), self.spec(tensor).row_bytes
-            spans.append((self._crcs_from(tensor, low, high), own.view(np.uint8).data))
-            for entry, line, count in runs:
-                spans.append((spec.start + entry * width, target[line * width : (line + count) * width]))
-        self.file.fill(spans)
-        places = lines.tolist()
-        for (tensor, target), own in zip(targets.items(), crcs, strict=True):
-            width = self.spec(tensor).row_bytes
-            for line, crc, k in zip(places, own[entries - low].tolist(), range(len(places)), strict=True):
-                if zlib.crc32(target[line * width : (line + 1) * width]) != crc:
-                    raise self.file.corrupt(f"tensor {tensor!r} fails its crc32 at entry {entries[k]}")
+        if tensors not in self._columns:
+            self._require_keys()
+            specs, sums = [*map(self.spec, tensors)], [*map(self._crcs_of, tensors)]
+            starts = np.array([spec.start for spec in specs], np.int64)
+            widths = np.array([spec.row_bytes for spec in specs], np.int64)
+            crcs = np.array([spec.start for spec in sums], np.int64)
+            n_crcs = min((spec.shape[0] for spec in sums), default=0)
+            kinds = {(spec.dtype, spec.shape[1:]) for spec in specs}
+            kind = kinds.pop() if len(kinds) == 1 else None
+            self._columns[tensors] = Columns(self.file, tensors, starts, widths, crcs, n_crcs, kind)
+        return self._columns[tensors]
 
     def ragged(self, tensor: str, rows: Sequence[int] | np.ndarray) -> list[np.ndarray]:
         """The run of each row in a ragged tensor, in the order asked, checked like ``take``."""
@@ -180,13 +173,20 @@ class Shard:
         if not all(0 <= start <= stop <= spec.shape[0] for start, stop in edges):
             raise self.file.corrupt(f"the offsets of {tensor!r} do not rise")
         runs = [np.empty((stop - start, *spec.shape[1:]), spec.dtype) for start, stop in edges]
-        crcs = np.empty(len(self.rows), DTYPES["I64"])
+        sums, crcs = self._crcs_of(tensor), np.empty(len(self.rows), DTYPES["I64"])
+        if len(crcs) > sums.shape[0]:
+            raise self.file.corrupt(f"tensor {tensor!r} has {sums.shape[0]} checksums and {len(crcs)} rows")
         spans = [(spec.start + edge[0] * spec.row_bytes, as_bytes(run)) for edge, run in zip(edges, runs, strict=True)]
-        self.file.fill([(self._crcs_from(tensor, 0, len(crcs) - 1), as_bytes(crcs)), *spans])
+        self.file.fill([(sums.start, as_bytes(crcs)), *spans])
         for row, run in zip(rows.tolist(), runs, strict=True):
-            if zlib.crc32(as_bytes(run)) != crcs[row]:
+            if crc32(as_bytes(run)) != crcs[row]:
                 raise self.file.corrupt(f"tensor {tensor!r} fails its crc32 at entry {row}")
         return runs
+
+    def announce_entries(self, position: str) -> None:
+        """Say that ``entries`` of a position is asked soon."""
+        if position not in self._entries and self.has(name := f"rows.{position}"):
+            self.columns((name,)).announce(np.arange(self.spec(name).shape[0]))
 
     def entries(self, position: str) -> np.ndarray:
         """For each row the entry that holds it in ``resid.<position>.*``, -1 where the site is absent."""
@@ -205,22 +205,16 @@ class Shard:
         return self.file.tensor(self.spec(tensor))
 
     def _require_keys(self) -> None:
-        """Refuse an index that is wrong about this shard's rows; without this, an array could be of other rows.
-
-        Raises:
-            StoreError: the index says other rows than the shard.
-        """
+        """Refuse an index that is wrong about this shard's rows."""
         if self.index and self.keys != self._own_keys:
             raise StoreError(f"{self.index.where} is wrong about {self.file.name}; delete it: it is only a cache")
 
-    def _crcs_from(self, tensor: str, low: int, high: int) -> int:
-        """The byte where the checksums of entries ``low`` to ``high`` begin."""
+    def _crcs_of(self, tensor: str) -> TensorSpec:
+        """The tensor of another one's checksums."""
         spec = self.spec(f"crc.{tensor}")
         if spec.dtype != DTYPES["I64"] or len(spec.shape) != 1:
             raise self.file.corrupt(f"the checksums of {tensor!r} are no list")
-        if low < 0 or high >= spec.shape[0]:
-            raise self.file.corrupt(f"tensor {tensor!r} has {spec.shape[0]} checksums and no entry {high}")
-        return spec.start + low * spec.row_bytes
+        return spec
 
 
 class Located(NamedTuple):
@@ -285,10 +279,3 @@ def local_path(place: Place) -> Path:
 
 def _is_name(stem: str) -> bool:
     return len(stem) == 32 and not set(stem) - set("0123456789abcdef")
-
-
-def _runs(entries: np.ndarray, lines: np.ndarray) -> list[tuple[int, int, int]]:
-    """(first entry, first line, how many) of stretches in which entries and lines both rise by one."""
-    cuts = np.flatnonzero((entries[1:] != entries[:-1] + 1) | (lines[1:] != lines[:-1] + 1)) + 1
-    edges = [0, *cuts.tolist(), len(entries)]
-    return [(int(entries[i]), int(lines[i]), j - i) for i, j in itertools.pairwise(edges)]

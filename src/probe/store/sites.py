@@ -56,6 +56,11 @@ class Sites:
         Raises:
             UnknownName: the stream, a layer or the position was not captured.
         """
+        if (asked := (stream, position, tuple(layers))) not in self._found:
+            self._found[asked] = self._site(*asked)
+        return self._found[asked]
+
+    def _site(self, stream: str, position: str, layers: Sequence[int]) -> SiteTensors:
         known = self.layers(stream)
         for layer in layers:
             if layer not in known:
@@ -86,6 +91,10 @@ class Sites:
             if site in known:
                 return
         require_known("label site", site, in_order(known))
+
+    @cached_property
+    def _found(self) -> dict[tuple[str, str, tuple[int, ...]], SiteTensors]:
+        return {}
 
     @cached_property
     def _tensors(self) -> list[re.Match[str]]:

@@ -31,7 +31,7 @@ def at_site(rows: Locations, tensors: Mapping[str, int | None], site: str) -> di
     """Label tensors at one answer site, each ``[rows]`` or ``[rows, width]``, float32; NaN where the site is absent."""
     n = len(rows)
     out = {t: np.full((n,) if width is None else (n, width), np.nan, np.float32) for t, width in tensors.items()}
-    for shard, slots, places in rows.pieces():
+    for shard, slots, places in rows.pieces:
         sites = shard.listed("label_sites")
         if site in sites:
             for tensor, found in shard.take_all(tensors, places).items():
@@ -42,7 +42,7 @@ def at_site(rows: Locations, tensors: Mapping[str, int | None], site: str) -> di
 def variants_at(rows: Locations, site: str, n_labels: int) -> LabelVariants:
     """The variants of each label at one answer site; their number is the largest that a shard holds."""
     parts = []
-    for shard, slots, places in rows.pieces():
+    for shard, slots, places in rows.pieces:
         sites = shard.listed("label_sites")
         if site in sites and shard.has("label_variant_ids"):
             found = shard.take_all(("label_variant_ids", "label_variant_logp"), places)

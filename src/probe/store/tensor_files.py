@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 
-from probe.store.places import Entry, Place
+from probe.store.places import Entry, LocalPlace, Place
 from probe.store.shard_format import MAX_HEADER_BYTES, Header, TensorSpec, as_bytes, damage, parse_header
 from probe.values import CorruptShard, StoreError
 
@@ -85,6 +86,12 @@ class TensorFile:
             raise StoreError(f"{self.where} is gone since the store was opened; open the store again") from error
         except OSError as error:
             raise self.corrupt(f"it cannot be read ({error.strerror or error})") from error
+
+    def announce(self, spans: Sequence[tuple[int, int]]) -> None:
+        """Say that (start, size) are read soon. Remote ranges are asked for at once anyway."""
+        if isinstance(self.place, LocalPlace):
+            with suppress(OSError):  # the read itself says what is wrong
+                self.place.announce(self.name, spans)
 
     @property
     def where(self) -> str:

@@ -22,7 +22,7 @@ from probe.store.seal import FILE as SEAL
 from probe.store.seal import Seal, file_digest, read_seal
 from probe.store.shard_format import as_bytes, ragged_crcs, row_crcs
 from probe.store.shards import Shard
-from probe.values import StoreError, canonical_json
+from probe.values import NewerVersion, StoreError, canonical_json
 
 Level = Literal["quick", "crc", "full"]
 """``quick``: size, header and name of each shard; ``crc``: the checksum of every row too; ``full``: every hash."""
@@ -53,6 +53,9 @@ def verify(path: str | Path | Place, identity: str, shards: Sequence[Shard], lev
     """Check every shard, then the seal, the readout, plans, failures and run records; empty where all is well.
 
     ``quick`` reads headers only, about a millisecond a shard; ``crc`` and ``full`` read every byte.
+
+    Raises:
+        NewerVersion: a newer version wrote some of it, which this one can neither check nor repair.
     """
     place = open_place(path)
     seal, problems = _read(SEAL, lambda: read_seal(place))
@@ -72,6 +75,8 @@ def verify(path: str | Path | Place, identity: str, shards: Sequence[Shard], lev
 def _read(file: str, read: Callable[[], Any]) -> tuple[Any, list[Problem]]:
     try:
         return read(), []
+    except NewerVersion:
+        raise
     except StoreError as error:
         return None, [Problem(file, str(error))]
     except OSError as error:
@@ -127,6 +132,8 @@ def check_shard(shard: Shard, level: Level) -> Iterator[Problem]:
         if level != "quick":
             names = [cell_name(cell) for cell in cells]
             yield from _of_tensors(shard, file, names, hashes=level == "full")
+    except NewerVersion:
+        raise
     except StoreError as error:
         yield Problem(file, str(error))
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:

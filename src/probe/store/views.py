@@ -69,7 +69,7 @@ class Selectable(ABC):
         view = self._view()
         for key, names in reversed(asked.items()):  # sorting is stable: the first list, sorted last, is foremost
             if names is not None:
-                view = view._matching(key, [names] if isinstance(names, str | int) else names)
+                view = view._matching(key, [names] if isinstance(names, str | int | np.integer) else names)
         return view if where is None else view._where(where)
 
     def table(self) -> pd.DataFrame:

@@ -18,9 +18,9 @@ from probe.store.locks import StoreLock
 from probe.store.manifests import FILE as MANIFEST
 from probe.store.manifests import SCHEMA, Layout, check_same, layout_of, normal, read_manifest
 from probe.store.packing import pack
-from probe.store.places import LocalPlace, Place, open_place
+from probe.store.places import FOLDERS, LocalPlace, Place, open_place
 from probe.store.plans import Plan, cell_name
-from probe.store.progress import LATEST, Coverage, coverage_of, read_failures, read_runs
+from probe.store.progress import LATEST, Coverage, coverage_of, read_failures, read_record, read_runs
 from probe.store.readout import FILE as READOUT
 from probe.store.runs import new_ulid, utc_now
 from probe.store.seal import require_unsealed
@@ -56,6 +56,7 @@ def open_writer(path: str | Path | Place, manifest: Mapping[str, Any], *, lock: 
         lock.clear_temps()
         if MANIFEST not in found:
             _write_manifest(place, asked)
+        _settle(place)
     except OSError as error:
         raise refusal(error, f"{place.url}/{MANIFEST}", 0, 0) from error
     return StoreWriter(place, layout, lock)
@@ -108,7 +109,7 @@ class StoreWriter:
             StoreError: the plan holds a cell twice, or one whose persona or case it does not list; or the store is
                 sealed and the plan is not the one that it was sealed with.
         """
-        plan = settle_changes(plan, self._committed, on_changed, self.place.url)
+        plan = settle_changes(plan, self._committed, on_changed, self.place)
         content, name = plan.file, f"{plan.hash}.jsonl"
         planned = {row.cell.row_id: row for row in plan.rows}
         for file, wanted in ((name, content), (LATEST, plan.hash.encode())):
@@ -157,6 +158,7 @@ class StoreWriter:
                 replace = stands is not None or isinstance(self.place, LocalPlace)
                 self._write(f"shards/{name}", shard.parts, shard.size, replace=replace)
         self._committed |= {(record.cell.row_id, record.prompt_sha) for record in records}
+        self._forget_failures(records)
         if self._run is not None:
             self._record_run(shards=[*self._run["shards"], {"name": shard.name, "rows": len(records), **(facts or {})}])
         return shard.name
@@ -237,6 +239,16 @@ class StoreWriter:
                 found = "is not in it" if planned is None else "has another prompt_sha"
                 raise StoreError(f"a commit holds rows of the latest plan; {cell_name(record.cell)} {found}")
 
+    def _forget_failures(self, records: Sequence[CellRecord]) -> None:
+        """Remove what says that these rows failed: should their shard ever be lost, they are to be captured again."""
+        recorded = self.place.list("failures")
+        for record in records:
+            if f"{record.cell.row_id}.json" in recorded:
+                name = f"failures/{record.cell.row_id}.json"
+                if read_record(self.place, name, needs="row_id").get("prompt_sha") in ("", record.prompt_sha):
+                    with suppress(OSError):  # the rows are saved whatever becomes of this
+                        self.place.remove(name)
+
     def _read(self, name: str) -> bytes | None:
         try:
             return self.place.read(name)
@@ -285,6 +297,12 @@ def _write_manifest(place: Place, manifest: Mapping[str, Any]) -> None:
         place.write(MANIFEST, [content], replace=False)
     except FileExistsError:  # another of several writers was faster
         check_same(place.url, read_manifest(place), manifest)
+
+
+def _settle(place: Place) -> None:
+    """Make durable the names that a writer gave files and did not live to fsync: from now on they count as saved."""
     if isinstance(place, LocalPlace):
+        for folder in (*(place.path / name for name in FOLDERS), place.path):
+            fsync_directory(folder)
         with suppress(PermissionError):  # a parent that may be passed but not read
             fsync_directory(place.path.resolve().parent)
