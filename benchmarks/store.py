@@ -3,9 +3,10 @@
 python benchmarks/store.py [--quick] [--rounds 7] [--folder DIR] [--seed 0]
 
 Writes 1 GB (4,096 rows x 33 layers x 4,096 bf16) once per format and times reads; every checksum of the store is on.
-*Warm* reads find their bytes in the page cache. *Cold* reads come from a fresh handle, after
-``posix_fadvise(DONTNEED)`` on every file of the format (other processes' pages stay as they are). Ratios are of times
-within one round; shown are the median, and in brackets the least and the greatest over the rounds.
+*Warm* reads find their bytes in the page cache; rows are new ones, or, where it says so, the same one again. *Cold*
+reads come from a fresh handle, after ``posix_fadvise(DONTNEED)`` on every file of the format (other processes' pages
+stay as they are). Ratios are of times within one round; shown are the median, and in brackets the least and the
+greatest over the rounds.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ import store_formats as formats
 from store_formats import Format, OurStore, Size
 
 from probe.store import StoreLock, open_store, open_writer
+from probe.store.checksums import crc32
 
 FULL = Size(rows=4096, layers=33, d_model=4096, rows_per_shard=256)
 QUICK = Size(rows=512, layers=9, d_model=1024, rows_per_shard=64)
@@ -80,19 +82,24 @@ def run(folder: Path, size: Size, rounds: int, rng: np.random.Generator, quick: 
     assert isinstance(ours, OurStore)
     print("| | store | " + " | ".join(f"{other.name}" for other in found[1:]) + " |")
     print("|---|---|" + "---|" * len(found[1:]))
+    for each in found:
+        formats.bring_to_cache(each.folder)
     warm_layer = interleave(found, rounds, rng, size.layers, lambda f: f.layer, warm=True)
-    cold_layer = interleave(found, rounds, rng, size.layers, lambda f: f.layer, warm=False)
+    each_once = once(found, rounds, rng, size.rows)
     warm_row = interleave(found, rounds, rng, size.rows, lambda f: f.row, warm=True, find=True)
+    cold_layer = interleave(found, rounds, rng, size.layers, lambda f: f.layer, warm=False)
     cold_row = interleave(found, rounds, rng, size.rows, lambda f: f.row, warm=False, find=True)
     line("one layer, all rows, warm", warm_layer, {"numpy memmap": 3.5}, found)
     line("one layer, all rows, cold", cold_layer, {"safe_open": 0.5}, found)
-    line("one row, all layers, warm", warm_row, {"safe_open": 1.0}, found)
+    line("one row, all layers, warm", each_once, {"safe_open": 1.0}, found)
+    line("the same row again, warm", warm_row, {"safe_open": 1.0}, found)
     line("one row, all layers, cold", cold_row, {}, found)
     line(f"open ({len(ours.shards)} shards), warm", opened(found, rounds, rng), {}, found)
     row_of("bytes on disk / bytes of the activations", [f"{bytes_of(f) / size.nbytes:.3f}" for f in found])
     print("\n| of the store alone | measured | target | |\n|---|---|---|---|")
-    commits = ours_commits(folder / "commits", size)
-    verdict("commit with fsync and hashes, ms per row", [1e3 * s for s in commits], 0.5)
+    commits, plain = ours_commits(folder / "commits", size)
+    verdict("commit with fsync and hashes, ms per row", commits, 0.5)
+    row_of("the same bytes written and fsynced bare, ms per row", [shown(plain), "", ""])
     for words, dtype in (("as stored (bf16)", "bfloat16"), ("as float32", "float32")):
         peaks = [memory_of(ours.folder, layer, dtype) for layer in (1, size.layers // 2, size.layers - 1)]
         verdict(f"peak memory of a layer read {words} / bytes of the result", peaks, 1.3)
@@ -119,7 +126,7 @@ def written(folder: Path, size: Size) -> list[Format]:
             each.write(first, block)
     for each in found:
         each.finish()
-    found.insert(2, formats.SafeOpen(ours))
+    found[2:2] = [formats.SafeOpen(ours), formats.SafeOpen(ours, anew=True)]
     first_row, block = next(size.blocks())
     for each in found:  # the same values everywhere, or the times mean nothing
         handle = each.open()
@@ -162,6 +169,25 @@ def interleave(
     return times
 
 
+def once(found: Sequence[Format], rounds: int, rng: np.random.Generator, n: int) -> Times:
+    """Rows that no handle has read before: in each round and format the median of 25, the same for all formats.
+
+    So each pays for what it does on a row's first read, such as mapping its pages.
+    """
+    times = Times()
+    handles = {each.name: each.open() for each in found}
+    rows = rng.permutation(n)[: 25 * (rounds + 1)].reshape(-1, 25)
+    for number, ats in enumerate(rows):
+        for index in rng.permutation(len(found)):
+            each = found[int(index)]
+            handle = handles[each.name]
+            places = [each.find(handle, int(at)) for at in ats]
+            seconds = statistics.median(timed(partial(each.row, handle, place)) for place in places)
+            if number:  # the first round finds what a handle does only once
+                times.add(each.name, seconds)
+    return times
+
+
 def opened(found: Sequence[Format], rounds: int, rng: np.random.Generator) -> Times:
     """From a path to something that can be read; the store then knows its rows, and has checked every header."""
     times = Times()
@@ -172,15 +198,26 @@ def opened(found: Sequence[Format], rounds: int, rng: np.random.Generator) -> Ti
     return times
 
 
-def ours_commits(folder: Path, size: Size) -> list[float]:
-    """Seconds per row of each commit; the records are there before the clock starts."""
+def ours_commits(folder: Path, size: Size) -> tuple[list[float], list[float]]:
+    """Milliseconds per row of each commit, and of a bare write and fsync of its bytes, in turns.
+
+    The records are there before the clock starts.
+    """
     writer = OurStore(folder, size)
-    seconds = []
+    commits, plain = [], []
     for first, block in size.blocks():
         records = writer.records(first, block)
-        seconds.append(timed(partial(writer.commit, records)) / len(records))
+        commits.append(1e3 * timed(partial(writer.commit, records)) / len(records))
+        plain.append(1e3 * timed(partial(bare_write, folder.parent / "bare", block.view(np.uint8).data)) / len(records))
     writer.finish()
-    return seconds
+    return commits, plain
+
+
+def bare_write(path: Path, content: memoryview) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def opening(folder: Path, n: int, rounds: int) -> tuple[list[float], list[float]]:
@@ -259,9 +296,11 @@ def row_of(title: str, cells: Sequence[str]) -> None:
 
 
 def verdict(title: str, values: Sequence[float], target: float) -> None:
-    middle = statistics.median(values)
-    shown = f"{middle:.2f} ({min(values):.2f}-{max(values):.2f})"
-    print(f"| {title} | {shown} | <= {target:g} | {'met' if middle <= target else 'MISSED'} |", flush=True)
+    row_of(title, [shown(values), f"<= {target:g}", "met" if statistics.median(values) <= target else "MISSED"])
+
+
+def shown(values: Sequence[float]) -> str:
+    return f"{statistics.median(values):.2f} ({min(values):.2f}-{max(values):.2f})"
 
 
 def bytes_of(each: Format) -> int:
@@ -271,7 +310,8 @@ def bytes_of(each: Format) -> int:
 def machine() -> str:
     memory_gb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     cores = f"{platform.machine()}, {os.cpu_count()} cores"
-    return f"{cores}, {memory_gb:.0f} GB of memory, Python {platform.python_version()}"
+    checksums = f"crc32 of {crc32.__module__.partition('.')[0]}"
+    return f"{cores}, {memory_gb:.0f} GB of memory, Python {platform.python_version()}, {checksums}"
 
 
 if __name__ == "__main__":

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -141,12 +142,15 @@ class Memmap(ByNumber):
 
 
 class SafeOpen(ByNumber):
-    """``safetensors.safe_open`` on the very shards of the store, by someone who knows what stands where."""
+    """``safetensors.safe_open`` on the very shards of the store, by someone who knows what stands where.
 
-    name = "safe_open"
+    The files stay open, and mapped, from read to read, as the store keeps their headers. With ``anew`` each read opens
+    what it reads, as one does who has only the path.
+    """
 
-    def __init__(self, ours: OurStore) -> None:
-        self.folder, self.size, self._ours = ours.folder / "shards", ours.size, ours
+    def __init__(self, ours: OurStore, *, anew: bool = False) -> None:
+        self.name = "safe_open anew" if anew else "safe_open"
+        self.folder, self.size, self._ours, self._anew = ours.folder / "shards", ours.size, ours, anew
 
     def write(self, first: int, block: np.ndarray) -> None:
         raise AssertionError("the store has written these files")
@@ -154,16 +158,17 @@ class SafeOpen(ByNumber):
     def finish(self) -> None:
         return
 
-    def open(self) -> list[Any]:
+    def open(self) -> list[Callable[[], Any]]:
         from safetensors import safe_open
 
-        return [safe_open(path, framework="numpy") for path in self._ours.shards]
+        openers = [partial(safe_open, path, framework="numpy") for path in self._ours.shards]
+        return list(openers) if self._anew else [partial(_same, opener()) for opener in openers]
 
-    def layer(self, handle: list[Any], layer: int) -> np.ndarray:
-        return np.concatenate([shard.get_tensor(f"resid.{POSITION}.L{layer:02d}") for shard in handle])
+    def layer(self, handle: list[Callable[[], Any]], layer: int) -> np.ndarray:
+        return np.concatenate([shard().get_tensor(f"resid.{POSITION}.L{layer:02d}") for shard in handle])
 
-    def row(self, handle: list[Any], row: int) -> np.ndarray:
-        shard, at = handle[row // self.size.rows_per_shard], row % self.size.rows_per_shard
+    def row(self, handle: list[Callable[[], Any]], row: int) -> np.ndarray:
+        shard, at = handle[row // self.size.rows_per_shard](), row % self.size.rows_per_shard
         names = [f"resid.{POSITION}.L{layer:02d}" for layer in range(self.size.layers)]
         return np.concatenate([shard.get_slice(name)[at : at + 1] for name in names])
 
@@ -285,6 +290,18 @@ def record(row: PlannedRow, resid: np.ndarray) -> CellRecord:
         gen_text="",
         status="unparsable",
     )
+
+
+def _same(opened: Any) -> Any:
+    return opened
+
+
+def bring_to_cache(folder: Path) -> None:
+    """Read every file of a format once."""
+    for path in files_of(folder):
+        with path.open("rb") as file:
+            while file.read(2**24):
+                pass
 
 
 def files_of(folder: Path) -> list[Path]:

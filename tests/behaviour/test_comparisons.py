@@ -171,6 +171,27 @@ def test_planned_differences_stand_beside(compared):
     assert compared.loc[("accuracy", "ed_physician", "emergency"), "planned"] > 0.1
 
 
+def test_a_plan_of_some_pairs_is_not_set_beside_a_difference_over_all(table):
+    some = table["case"].isin(table["case"].unique()[:5]) & (table["persona"] == "ed_nurse")
+    planned = [name for name in table if name.startswith("planned")]
+    partly = table.copy()
+    partly.loc[some, planned] = np.nan
+    partly.attrs = table.attrs
+    found = compare(partly).query("metric in ('accuracy', 'ece') and stratum == 'all'").set_index("persona")["planned"]
+    assert found["ed_nurse"].isna().all()
+    assert found["ed_physician"].notna().all()
+
+
+def test_pairs_are_told_with_the_number_of_their_cases(table, compared):
+    tested = compared[compared["n"] > 0]
+    assert (tested["cases"] == tested["n"]).all()
+    twice = pd.concat([table, table[table["persona"] != "none"].assign(wording=1)], ignore_index=True)
+    twice["wording"] = twice["wording"].fillna(0)
+    twice.attrs = table.attrs
+    rows = compare(twice).query("metric in ('accuracy', 'ece')")
+    assert (rows["n"] == 2 * rows["cases"]).all()
+
+
 def test_an_unknown_base_is_refused(table):
     with pytest.raises(ProbeError, match="found no 'nobody'"):
         compare(table, base="nobody")

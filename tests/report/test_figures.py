@@ -6,6 +6,8 @@ How they look was judged by eye, at print size, with 3 to 30 personas, long name
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.collections import LineCollection
+from matplotlib.colors import to_rgb
 
 from probe.behaviour import compare, metrics, reliability
 from probe.report import (
@@ -25,6 +27,7 @@ from probe.report import (
 )
 from probe.report.style import PAGE_HEIGHT, TEXT_WIDTH, colours, shown
 from tests.behaviour.synthetic import PERSONAS, synthetic_table
+from tests.report.conftest import tables_of
 
 EVERY = {
     *("persona_effects", "forest", "risk", "risk_plane", "reliability", "reliability_stated"),
@@ -152,6 +155,64 @@ def test_hostile_and_long_names_are_drawn_with_their_hidden_characters_shown(hos
     long, other = shown("x" * 300 + " nurse"), shown("x" * 300 + " physician")
     assert len(long) <= 28
     assert long != other  # the end of a long name is kept, for names of one study begin alike
+
+
+def test_names_that_the_font_lacks_are_shown_by_their_code_and_no_box_is_drawn():
+    names = ["none", "急诊", "चिकित्सक", "nurse 🩺", "大胆的急诊科医生很多很多字", "врач"]
+    table = synthetic_table(12, personas=dict(zip(names, PERSONAS.values(), strict=True)))
+    table["stratum"] = table["stratum"].replace("primary_care", "初级保健")
+    drawn = study_figures(tables_of(table))  # a missing glyph warns, and a warning is an error here
+    assert set(drawn) == EVERY
+    for name in ("persona_effects", "risk", "consistency_by_site"):
+        labels = [label.get_text() for label in drawn[name].figure.axes[0].get_yticklabels()]
+        assert {"⟨U+6025⟩⟨U+8BCA⟩", "врач"} <= set(labels)
+        assert len(set(labels)) == len(labels)
+        assert set(drawn[name].numbers["persona"]) <= set(names)  # the numbers keep the name
+
+
+def test_a_figure_with_more_personas_than_a_page_holds_is_continued_and_loses_none():
+    rng = np.random.default_rng(0)
+    names = ["none", *(f"persona_{i}" for i in range(70))]
+    rows = [(name, "all", "prompt_end", 0.8, 0.7, 0.9, 50, 0.9) for name in names]
+    sites = pd.DataFrame(rows, columns=["persona", "stratum", "site", "value", "low", "high", "n", "label_mass"])
+    effects = pd.DataFrame({"persona": names[1:], "stratum": "all", "base": "none", "metric": "accuracy"})
+    effects = effects.assign(difference=rng.normal(0, 0.1, 70), low=-0.2, high=0.2, n=50, p=0.5, p_holm=1.0)
+    effects["signs_differ"] = False
+    none = pd.DataFrame({"metric": [], "value": []})
+    drawn = study_figures(Tables(none, effects, sites=sites))
+    for name, wanted in (("persona_effects", names[1:]), ("consistency_by_site", names)):
+        parts = [figure for key, figure in drawn.items() if key.startswith(name)]
+        assert len(parts) > 1
+        assert [persona for part in parts for persona in part.numbers["persona"]] == wanted
+        assert all(part.figure.get_figheight() <= PAGE_HEIGHT for part in parts)
+    bars = [figure.figure.axes[0].patches for key, figure in drawn.items() if key.startswith("persona_effects")]
+    hue = colours(names, "none")
+    shown_hues = [patch.get_facecolor()[:3] for part in bars for patch in part]
+    assert shown_hues == [to_rgb(hue[name]) for name in names[1:]]
+
+
+def test_a_figure_can_be_saved_again_with_the_same_bytes(small_study):
+    drawn = small_study.drawn["risk_plane"].figure
+    assert svg(drawn) == svg(drawn)
+    assert pdf(drawn) == pdf(drawn)
+
+
+def test_what_was_decided_beforehand_is_marked_in_the_figure_of_effects(small_study):
+    compared = small_study.tables.comparisons
+    one = (compared["metric"] == "accuracy") & (compared["persona"] == "ed_physician")
+    one &= compared["stratum"] == "emergency"
+    marked = texts(draw_persona_effects(compared.assign(family=np.where(one, "confirmatory", "exploratory"))))
+    assert len([text for text in marked if text in ("‡", "*‡")]) == 1
+    assert not [text for text in texts(draw_persona_effects(compared)) if "‡" in text]
+
+
+def test_a_shift_read_at_one_point_alone_still_shows_its_interval(small_study):
+    shifts = small_study.tables.shifts
+    (ax, *_) = draw_shift(shifts[(shifts["layer"] == 2) & (shifts["stratum"] == "all")]).figure.axes
+    lines = [line for line in ax.collections if isinstance(line, LineCollection)]
+    drawn = [segment for line in lines for segment in line.get_segments() if len(segment)]
+    wanted = shifts[(shifts["layer"] == 2) & (shifts["stratum"] == "all") & shifts["low"].notna()]
+    assert sorted(segment[0][1] for segment in drawn) == pytest.approx(sorted(wanted["low"].astype(float)))
 
 
 def edge_cases():

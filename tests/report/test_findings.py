@@ -5,7 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
+from probe.behaviour.variance import RUN_SHARE
 from probe.report import Tables, cautions, findings, warnings
+from probe.report.risk import risk_numbers
 from tests.behaviour.synthetic import PERSONAS, synthetic_table
 from tests.report.conftest import tables_of
 
@@ -59,6 +61,94 @@ def test_contrasts_decided_beforehand_stand_first_and_apart(small_study):
     assert not any(finding.decided for finding in findings(small_study.tables))
     assert "1 of them decided beforehand" in " ".join(cautions(tables))
     assert "no contrast was decided beforehand" in " ".join(cautions(small_study.tables))
+
+
+def test_what_was_decided_beforehand_is_not_told_again_as_exploratory(small_study, floor):
+    compared = small_study.tables.comparisons
+    one = (compared["metric"] == "accuracy") & (compared["persona"] == "ed_physician")
+    one &= compared["stratum"] == "emergency"
+    changes = {"family": np.where(one, "confirmatory", compared["family"])}
+    changes["test"] = np.where(one, "McNemar, one-sided: greater", compared["test"])
+    decided, *others = findings(replace(with_rows(small_study, **changes), floor=floor))
+    (sentence,) = decided.sentences
+    assert "beyond the noise floor (+20.0" in sentence
+    assert "The test is one-sided (greater)." in sentence
+    accuracy = next(other for other in others if other.topic == "Accuracy")
+    assert "rises by" not in next(line for line in accuracy.sentences if line.startswith("ED physician"))
+    assert "one-sided" not in " ".join(line for other in others for line in other.sentences)
+
+
+def test_a_planned_contrast_without_cells_is_told(small_study):
+    compared = small_study.tables.comparisons.copy()
+    one = (compared["metric"] == "accuracy") & (compared["persona"] == "ed_nurse") & (compared["stratum"] == "all")
+    compared["family"] = np.where(one, "confirmatory", compared["family"])
+    compared.attrs["waiting"] = [{"persona": "herbalist", "base": "none", "metric": "accuracy", "stratum": "all"}]
+    assert findings(Tables(small_study.tables.metrics, compared))[0].sentences[1] == (
+        "herbalist against no persona: accuracy over all cases could not be tested: the run holds no cell of it."
+    )
+    compared["family"] = ""
+    (alone,) = findings(Tables(small_study.tables.metrics, compared))[0].sentences
+    assert alone.startswith("herbalist")
+
+
+def test_what_is_beyond_the_floor_but_unresolved_against_the_base_is_told_apart(small_study, floor):
+    none = replace(with_rows(small_study, p_holm=1.0), floor=floor)
+    sentences = told(none)
+    assert "though unresolved against no persona: ED physician +20.0\u00a0pp in emergency (p" in sentences["Accuracy"]
+    assert "ED nurse +2.0" not in sentences["Accuracy"]  # within the floor
+    assert "Beyond the noise floor" not in sentences["Risk"]
+    resolved = told(replace(with_rows(small_study, p_holm=0.001), floor=floor))
+    assert "though unresolved" not in resolved["Accuracy"]
+
+
+def test_the_comparison_with_the_control_wordings_has_its_own_sentence(small_study):
+    compared = small_study.tables.comparisons
+    both = pd.concat([compared, compared.assign(base="controls", p_holm=1.0)], ignore_index=True)
+    sentence = "From the mean of the control wordings, paired by case, accuracy has no change that is resolved"
+    assert sentence in told(replace(small_study.tables, comparisons=both))["Accuracy"]
+    both = pd.concat([compared, compared.assign(base="controls")], ignore_index=True)
+    assert (
+        "has changes that are resolved: ED physician" in told(replace(small_study.tables, comparisons=both))["Accuracy"]
+    )
+    assert "control wordings" not in told(small_study.tables)["Accuracy"]
+
+
+def test_pairs_that_repeat_a_case_are_told_with_their_cases(small_study):
+    repeated = told(with_rows(small_study, n=600, cases=120.0))["Accuracy"]
+    assert "(600 pairs of 120 cases, " in repeated
+    assert " cases, p" not in told(small_study.tables)["Accuracy"]
+
+
+def test_the_test_of_all_personas_at_once_is_named_as_the_table_names_it(small_study):
+    omnibus = small_study.tables.omnibus
+    assert "Cochran's Q, df 5" in told(small_study.tables)["Accuracy"]
+    clustered = omnibus.assign(test="Hotelling's T^2 of case means")
+    sentence = told(replace(small_study.tables, omnibus=clustered))["Accuracy"]
+    assert "T²\u00a0=" in sentence
+    assert "Cochran" not in sentence
+    lost = omnibus.assign(p=np.nan, p_holm=np.nan, note="undefined: too few cases")
+    sentence = told(replace(small_study.tables, omnibus=lost))["Accuracy"]
+    assert "could not be tested over all cases, in emergency and in primary care: too few cases." in sentence
+
+
+def test_a_plan_of_some_cells_is_not_held_against_what_was_measured_on_all(small_study):
+    assert "Against the plan" in told(small_study.tables)
+    part = small_study.tables.metrics.assign(n_planned=3)
+    assert "Against the plan" not in told(replace(small_study.tables, metrics=part))
+    assert risk_numbers(small_study.tables.metrics)["planned"].notna().all()
+    assert risk_numbers(part)["planned"].isna().all()
+
+
+def test_whether_output_varies_as_much_over_runs_as_over_personas_is_told():
+    shared = {"metric": "accuracy", "stratum": "all", "low": 0.3, "high": 0.5, "levels": 2, "note": ""}
+    rows = [("persona", 0.02, 0.2), ("seed", 0.08, 0.8), (RUN_SHARE, 0.4, np.nan)]
+    table = pd.DataFrame(rows, columns=["component", "variance", "share"]).assign(**shared)
+    metrics = tables_of(synthetic_table(12)).metrics
+    sentence = told(Tables(metrics, variance=table))["What answers vary with"]
+    assert "Of the variance of accuracy over all cells: .20 persona and .80 seed." in sentence
+    assert "Asking the same case again makes up .40 [.30, .50]" in sentence
+    one_seed = table.assign(variance=table["variance"].where(table["component"] != RUN_SHARE))
+    assert "Asking the same case" not in told(Tables(metrics, variance=one_seed))["What answers vary with"]
 
 
 def test_the_verdict_of_the_noise_floor_stands_beside_each_effect(small_study, floor):
@@ -137,6 +227,15 @@ def test_cautions_count_every_test_and_every_unparsed_answer(hostile_study, smal
     assert f"{tests} tests were made" in " ".join(cautions(small_study.tables))
     assert f"{tests + 2} tests were made" in " ".join(cautions(replace(small_study.tables, floor=floor)))
     assert "$x {2}$ 100% 24 of 24" in " ".join(cautions(hostile_study.tables))
+
+
+def test_tests_of_letter_positions_are_counted_once_for_all_letters(small_study):
+    row = {"labels": "latent", "persona": "ed_nurse", "stratum": "all", "share": 0.5, "p": 0.5}
+    positions = pd.DataFrame([row | {"letter": letter} for letter in "ABC"])
+    lines = " ".join(cautions(replace(small_study.tables, positions=positions)))
+    assert "1 of letter positions" in lines
+    assert "but those of letter positions" in lines
+    assert "letter positions" not in " ".join(cautions(small_study.tables))
 
 
 def test_rotated_letters_that_are_not_used_equally_are_warned_about(small_study):

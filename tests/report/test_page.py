@@ -1,14 +1,18 @@
 """The page: self-contained, escaped, and every cell can be found and read."""
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
+import pandas as pd
 import pytest
 from rich.console import Console
 
+from probe import behaviour
 from probe.report import Coverage, ReadCell, Report, Tables, cell_pages, render_report, terminal_table
 from probe.report.blocks import metric_blocks
+from probe.report.further import further_blocks
 from probe.report.numbers import decimal, interval, listed, p_value, points
 
 
@@ -221,6 +225,37 @@ def test_a_persona_that_states_nothing_has_no_stated_shares_on_the_page(hostile_
 )
 def test_numbers_are_written_without_a_zero_before_the_point(value, text):
     assert decimal(value) == text
+
+
+def test_a_plan_of_some_cells_says_of_how_many(small_study):
+    def plans(metrics):
+        return [cell["plan"] for group in metric_blocks(metrics)[0]["groups"] for cell in group["rows"][1]["cells"]]
+
+    assert not any("of" in plan for plan in plans(small_study.tables.metrics))
+    assert any(plan.endswith("(3 of 120)") for plan in plans(small_study.tables.metrics.assign(n_planned=3)))
+
+
+def test_the_page_has_every_further_table_that_the_study_allows(small_study):
+    table = small_study.table.assign(role="persona", wording=0)
+    other = table["y_gen"].where(table["y_gen"].isna() | (table.index % 3 > 0), "A")
+    several = pd.concat([table, table.assign(wording=1, y_gen=other)], ignore_index=True)
+    several.attrs = table.attrs
+    tables = replace(
+        small_study.tables,
+        variance=behaviour.variance_components(several),
+        risk=behaviour.risk_by_cut(table),
+        rates=behaviour.answer_rates(table, by="role").assign(by="role"),
+    )
+    titles = {block["title"]: block for block in further_blocks(tables)}
+    assert {"What makes answers vary", "Errors by cut", "How answers were read, by role and category"} <= set(titles)
+    assert not {"The noise floor", "Letters by place"} & set(titles)
+    assert all(len(row) == len(block["columns"]) for block in titles.values() for row in block["rows"])
+    cuts = titles["Errors by cut"]
+    of_nurse = tables.risk.query("persona == 'ed_nurse' and stratum == 'all' and cut == 'strict'")
+    one = of_nurse[of_nurse["labels"] == "stated"].iloc[0]
+    (row,) = [row for row in cuts["rows"] if row[:4] == ["ED nurse", "all cases", "strict", "stated"]]
+    assert row[4] == f"{one['type_1']:.0f} : {one['type_2']:.0f}"
+    assert "What makes answers vary" in page(small_study, tables=tables)
 
 
 def test_small_words_of_numbers():

@@ -48,6 +48,11 @@ def test_any_rows_in_any_order_are_those_that_were_recorded(store, dtype):
         np.testing.assert_array_equal(layer.astype(np.float32), expected[slots][:, 1])
 
 
+def test_no_layers_and_no_rows_are_empty_arrays_and_no_error(store):
+    assert store.select().stack([], position="prompt_end").shape == (12, 0, 8)
+    assert store.select(where="n_prompt < 0").stack([0, 1], position="prompt_end").shape == (0, 2, 8)
+
+
 def test_a_flipped_byte_of_an_entry_or_of_its_checksum_names_tensor_and_entry(store):
     row = store.select(persona="nurse", case="case-0002")
     (found,) = row.rows

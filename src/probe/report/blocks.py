@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,6 @@ import pandas as pd
 
 from probe.report.effect_sentences import IN_POINTS
 from probe.report.numbers import DASH, SIGNIFICANT, decimal, interval, p_value, plural, points, signed
-from probe.report.sites import cause_name, site_name
 from probe.report.style import arms, metric_name, shown
 from probe.values import ALL
 
@@ -96,72 +95,6 @@ def comparison_blocks(comparisons: pd.DataFrame) -> list[dict[str, Any]]:
     return blocks
 
 
-def further_blocks(
-    floor: pd.DataFrame, omnibus: pd.DataFrame, sites: pd.DataFrame, causes: pd.DataFrame
-) -> list[dict[str, Any]]:
-    """Tables of the noise floor, Cochran's Q, consistency by site and causes, as columns and rows of text."""
-    made = [_floor(floor), _omnibus(omnibus), _sites(sites), _causes(causes)]
-    return [block for block in made if block["rows"]]
-
-
-def _block(title: str, note: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> dict[str, Any]:
-    return {"title": title, "note": note, "columns": list(columns), "rows": [list(row) for row in rows]}
-
-
-def _arm(row: pd.Series) -> list[str]:
-    return [shown(str(row["persona"])), shown(str(row["stratum"]))]
-
-
-def _floor(table: pd.DataFrame) -> dict[str, Any]:
-    rows = []
-    for _, row in table.iterrows():
-        unit = points if row["metric"] in IN_POINTS else signed
-        beyond = "beyond" if row["p_holm"] < SIGNIFICANT else DASH if pd.isna(row["p_holm"]) else "within"
-        half = unit(row["floor_half"]).removeprefix("+") if pd.notna(row.get("floor_half", np.nan)) else DASH
-        numbers = [unit(row["effect"]), f"±{half}", f"{unit(row['floor_low'])} to {unit(row['floor_high'])}"]
-        rank = f"{p_value(row['p_rank'])} (least {p_value(row['p_rank_min'])})"
-        counts = f"{row['k']:.0f}, {row['m']:.0f}"
-        tests = [p_value(row["p"]), p_value(row["p_holm"]), rank, counts, beyond]
-        rows.append([*_arm(row), metric_name(str(row["metric"])), *numbers, *tests])
-    note = (
-        "Effect: the persona (mean of its wordings) minus the mean of the neutral control wordings, in percentage "
-        "points for shares. Floor: what 95 % of controls with as many wordings would stay within."
-    )
-    columns = ("persona", "cases", "metric", "effect", "floor", "range of controls", "p", "Holm p", "rank p")
-    return _block("The noise floor", note, (*columns, "controls, wordings", "floor"), rows)
-
-
-def _omnibus(table: pd.DataFrame) -> dict[str, Any]:
-    rows = []
-    for _, row in table.iterrows():
-        found = [decimal(row["Q"]), f"{row['df']:.0f}", p_value(row["p"]), p_value(row["p_holm"]), f"{row['n']:.0f}"]
-        rows.append([shown(str(row["stratum"])), metric_name(str(row["metric"])), *found, str(row.get("note", ""))])
-    note = "Cochran's Q over all personas at once, on cases that every persona has."
-    return _block("All personas at once", note, ("cases", "metric", "Q", "df", "p", "Holm p", "n", "note"), rows)
-
-
-def _sites(table: pd.DataFrame) -> dict[str, Any]:
-    rows = []
-    for _, row in table.iterrows():
-        rate = [decimal(row["value"]), interval(row["low"], row["high"]), f"{row['n']:.0f}", decimal(row["label_mass"])]
-        strict = [decimal(row.get("strict", np.nan)), f"{row.get('n_strict', np.nan):.0f}".replace("nan", DASH)]
-        rows.append([*_arm(row), site_name(str(row["site"])), *rate, *strict])
-    columns = ("persona", "cases", "labels read", "CR", "95 % interval", "n", "label mass", "strict", "n strict")
-    note = "CR over parsed cells; strict: an unparsed answer is a mismatch."
-    return _block("Consistency by answer site", note, columns, rows)
-
-
-def _causes(table: pd.DataFrame) -> dict[str, Any]:
-    rows = []
-    for _, row in table.iterrows():
-        parted = f"{decimal(row['rate_disagree'])} ({row['k_disagree']:.0f} of {row['n_disagree']:.0f})"
-        agreed = f"{decimal(row['rate_agree'])} ({row['k_agree']:.0f} of {row['n_agree']:.0f})"
-        ratio = f"{decimal(row['ratio'], 1)} {interval(row['ratio_low'], row['ratio_high'], 1)}".strip()
-        rows.append([*_arm(row), cause_name(str(row["cause"])), parted, agreed, ratio, decimal(row["share"])])
-    columns = ("persona", "cases", "cause", "disagreeing cells", "agreeing cells", "ratio", "exclusive share")
-    return _block("Causes of disagreement", "Causes overlap; the share counts each cell once.", columns, rows)
-
-
 def rows_of_arm(metrics: pd.DataFrame, persona: str, stratum: str) -> dict[str, pd.Series]:
     """The row of each metric for one persona in one stratum."""
     arm = metrics[(metrics["persona"] == persona) & (metrics["stratum"] == stratum)]
@@ -180,6 +113,7 @@ def _cell(row: pd.Series) -> dict[str, Any]:
     else:
         small.append(f"n = {row['n']:.0f}")
     plan = "" if pd.isna(row["planned"]) else decimal(row["planned"])
+    plan += f" ({row['n_planned']:.0f} of {row['n']:.0f})" if plan and row["n_planned"] < row["n"] else ""
     return {"value": decimal(row["value"]), "small": [line for line in small if line], "plan": plan}
 
 

@@ -12,9 +12,9 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from probe.report.drawn import Drawn, explained, side_label
+from probe.report.drawn import Drawn, explained, side_label, squeezed
 from probe.report.numbers import decimal
-from probe.report.style import BAND, INK, SOFT, TEXT_WIDTH, arms, laid_out, shown, styled
+from probe.report.style import BAND, INK, SOFT, TEXT_WIDTH, arms, drawable, laid_out, shown, styled
 
 PANELS = 6
 """Personas of one figure; more make further figures."""
@@ -32,8 +32,8 @@ def draw_reliability(
     """Reliability diagrams, one small panel per persona and stratum: accuracy against confidence.
 
     ``channel`` is ``latent`` (the latent label and its own probability) or ``stated`` (the written label and the
-    latent probability of that label). Grey boxes: where a perfectly calibrated bin falls 95 % of the time. The steps at
-    the bottom are the share of cells per bin. Each panel prints its ECE with the range of the ECE under perfect
+    latent probability of that label). Grey boxes: where a perfectly calibrated bin falls 95 % of the time. Steps at
+    the bottom: cells per bin, against the fullest. Each panel prints its ECE with the range of the ECE under perfect
     calibration. Hollow marks: fewer than ten cells.
     """
     rows = bins[bins["labels"] == channel] if "labels" in bins else bins
@@ -54,7 +54,7 @@ def draw_reliability(
                 ax.set_title(_ece_text(metrics, metric, persona, stratum), fontsize=7, fontweight="normal", pad=3)
                 if line == 0:
                     place = {"xycoords": "axes fraction", "textcoords": "offset points", "va": "bottom"}
-                    ax.annotate(_two_lines(shown(persona)), (0, 1), (0, 21), fontweight="bold", **place)
+                    ax.annotate(_two_lines(drawable(shown(persona))), (0, 1), (0, 21), fontweight="bold", **place)
             side_label(axes[line, 0], shown(stratum))
         axes[0, 0].set(xlim=(0, 1), ylim=(-0.02, 1.02), xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
         for ax in axes[-1]:
@@ -71,8 +71,8 @@ def draw_reliability(
 _CAPTION = (
     "Accuracy of {label} against its probability at the end of the prompt (softmax over the labels), in equal-width "
     "bins; lines: 95 % intervals. Grey: where a perfectly calibrated bin of this size falls 95 % of the time. The "
-    "ECE of a perfectly calibrated model is not nil: its 95 % range (null) stands beside each ECE. Steps: share of "
-    "cells per bin."
+    "ECE of a perfectly calibrated model is not nil: its 95 % range (null) stands beside each ECE. Steps: cells "
+    "per bin, against the fullest bin."
 )
 _MORE = {
     "latent": "",
@@ -84,7 +84,7 @@ def _keys() -> list[Line2D | Patch]:
     return [
         Line2D([], [], color=INK, marker="o", ms=3, label=f"accuracy, 95 % interval (hollow: < {_FEW} cells)"),
         Patch(color=BAND, label="perfect calibration, 95 % range"),
-        Patch(color=_COUNTS, label="share of cells per bin"),
+        Patch(color=_COUNTS, label="cells per bin"),
     ]
 
 
@@ -120,9 +120,7 @@ def _two_lines(text: str) -> str:
     for cut in range(1, len(words)):
         broken = "\n".join((" ".join(words[:cut]), " ".join(words[cut:])))
         best = min(best, broken, key=lambda option: max(len(line) for line in option.split("\n")))
-    return "\n".join(
-        line if len(line) <= _WIDEST else f"{line[: _WIDEST - 5]}…{line[-4:]}" for line in best.split("\n")
-    )
+    return "\n".join(squeezed(line, _WIDEST) for line in best.split("\n"))
 
 
 _WIDEST = 15

@@ -78,7 +78,7 @@ def _rarely_parsed(metrics: pd.DataFrame) -> Iterator[str]:
 def _position_bias(positions: pd.DataFrame) -> Iterator[str]:
     if positions.empty:
         return
-    arms = positions.drop_duplicates(["labels", "persona", "stratum"])
+    arms = _letter_tests(positions)
     biased = arms[(arms["p"] < SIGNIFICANT) & (arms["stratum"] == ALL)]
     if len(biased):
         told = [f"{shown(row['persona'])}, {row['labels']}" for _, row in biased.iterrows()]
@@ -106,7 +106,8 @@ def _outside_the_plan(metrics: pd.DataFrame) -> Iterator[str]:
 def _tests(tables: Tables) -> Iterator[str]:
     compared = tables.comparisons
     tested = compared[compared["p"].notna()] if len(compared) else compared
-    further = {"Cochran's Q": tables.omnibus, "the noise floor": tables.floor}
+    letters = _letter_tests(tables.positions)
+    further = {"all personas at once": tables.omnibus, "the noise floor": tables.floor, "letter positions": letters}
     counts = {name: int(table["p"].notna().sum()) for name, table in further.items() if len(table)}
     total = len(tested) + sum(counts.values())
     if not total:
@@ -121,9 +122,15 @@ def _tests(tables: Tables) -> Iterator[str]:
     told += [f"{n} of {name}" for name, n in counts.items() if n]
     yield (
         f"{plural(total, 'test')} were made: {listed(told)}. Every p in a sentence or behind a star is Holm-adjusted "
-        "over all tests of its family; the tables have the raw p beside it. Differences of ECE, and of scores over "
-        "cells that a persona can select, are described, not tested."
+        f"over all tests of its family{', but those of letter positions' if len(letters) else ''}; the tables have the "
+        "raw p beside it. Differences of ECE, and of scores over cells that a persona can select, are described, not "
+        "tested."
     )
+
+
+def _letter_tests(positions: pd.DataFrame) -> pd.DataFrame:
+    """One row per test of label-position bias; the table repeats it for each letter."""
+    return positions.drop_duplicates(["labels", "persona", "stratum"]) if len(positions) else positions
 
 
 def _no_floor(tables: Tables) -> Iterator[str]:

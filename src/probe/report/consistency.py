@@ -36,10 +36,16 @@ _CAUSE_HUES = {
     "unparsed": "#222222",
     "near_tie": "#E69F00",
     "token_variant": "#CC79A7",
+    "draw": "#56B4E9",
     "late_letter": "#0072B2",
     "none": "#d9d9d9",
 }
-_OTHER_HUES = ("#009E73", "#56B4E9", "#D55E00")
+_OTHER_HUES = ("#009E73", "#D55E00")
+
+
+def sites_height(n_personas: int, n_sites: int) -> float:
+    """Inches of the figure of consistency by answer site."""
+    return 0.95 + max(row_height(n_personas), 0.1 * n_sites) * max(n_personas, 2)
 
 
 def draw_sites(sites: pd.DataFrame, *, strata: Sequence[str] = ()) -> Drawn:
@@ -53,8 +59,7 @@ def draw_sites(sites: pd.DataFrame, *, strata: Sequence[str] = ()) -> Drawn:
     rows = sites[sites["stratum"].isin(drawn)]
     looks = _site_looks(list(dict.fromkeys(rows["site"])))
     with styled():
-        height = 0.95 + max(row_height(len(personas)), 0.1 * len(looks)) * max(len(personas), 2)
-        figure = Figure(figsize=(TEXT_WIDTH, height))
+        figure = Figure(figsize=(TEXT_WIDTH, sites_height(len(personas), len(looks))))
         axes = figure.subplots(1, len(drawn), sharey=True, sharex=True, squeeze=False)[0]
         for ax, stratum in zip(axes, drawn, strict=True):
             at = rows[rows["stratum"] == stratum]
@@ -103,6 +108,11 @@ def _site_marks(ax: Axes, part: pd.DataFrame, look: tuple[str, str], shift: floa
     ax.plot(value[weak], y[weak], ls="", marker=mark, mec=hue, mfc="white", ms=3.6, mew=0.8)
 
 
+def causes_height(n_personas: int) -> float:
+    """Inches of the figure of causes of disagreement."""
+    return 1.0 + row_height(n_personas) * max(n_personas, 2)
+
+
 def draw_causes(causes: pd.DataFrame, *, stratum: str = ALL) -> Drawn:
     """Why the two labels disagree: every cause's rate among disagreeing and among agreeing cells, and its share.
 
@@ -113,7 +123,7 @@ def draw_causes(causes: pd.DataFrame, *, stratum: str = ALL) -> Drawn:
     personas = arms(rows)[0]
     found = [cause for cause in dict.fromkeys([*CAUSES, *rows["cause"]]) if (rows["cause"] == cause).any()]
     with styled():
-        figure = Figure(figsize=(TEXT_WIDTH, 1.0 + row_height(len(personas)) * max(len(personas), 2)))
+        figure = Figure(figsize=(TEXT_WIDTH, causes_height(len(personas))))
         rated = [cause for cause in found if cause != "none"]
         grid = figure.subplots(1, len(rated) + 1, sharey=True, squeeze=False, width_ratios=[1] * len(rated) + [1.7])[0]
         for ax, cause in zip(grid, rated, strict=False):

@@ -17,7 +17,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from probe.report.numbers import plural
-from probe.report.style import BAND, INK, pdf, png, svg
+from probe.report.style import BAND, INK, drawable, pdf, png, svg
+from probe.values.spreadsheets import inert
 
 FEW_ROWS, ROW, NARROW_ROW = 14, 0.19, 0.135
 """Rows of a figure are .19 in high, and .135 (the least for 7 pt) where there are more than 14."""
@@ -55,17 +56,6 @@ def numbers_csv(numbers: pd.DataFrame) -> str:
     return buffer.getvalue()
 
 
-def inert(value: Any) -> Any:
-    """A cell of a table as it may stand in a CSV file: text that a spreadsheet would run begins with an apostrophe.
-
-    A carriage return would end the line for many readers, whatever the quotes; its symbol stands for it.
-    """
-    if not isinstance(value, str):
-        return value
-    value = value.replace("\r", "\N{SYMBOL FOR CARRIAGE RETURN}")
-    return f"'{value}" if value[:1] in ("=", "+", "-", "@", "\t", "\N{SYMBOL FOR CARRIAGE RETURN}") else value
-
-
 def row_height(n_rows: int) -> float:
     """Inches of one row of names."""
     return ROW if n_rows <= FEW_ROWS else NARROW_ROW
@@ -82,7 +72,7 @@ def counted(counts: Sequence[float], word: str) -> str:
 
 def named_rows(ax: Axes, names: Sequence[str], *, lines: bool = True) -> None:
     """One row per name from top to bottom, with a fine line between them."""
-    ax.set_yticks(range(len(names)), list(names))
+    ax.set_yticks(range(len(names)), [drawable(name) for name in names])
     ax.set_ylim(len(names) - 0.5, -0.5)
     ax.grid(axis="y", visible=False)
     ax.tick_params(axis="y", length=0)
@@ -147,7 +137,16 @@ def panel_title(ax: Axes, text: str, panels: int, **style: Any) -> None:
 
 def side_label(ax: Axes, *lines: str) -> None:
     """A bold vertical label, broken after fifteen characters where its words allow."""
-    ax.set_ylabel("\n".join(wrapped(line, 15) for line in lines if line), fontweight="bold", labelpad=6)
+    broken = [part for line in lines for part in wrapped(drawable(line), _SIDE).split("\n") if part]
+    ax.set_ylabel("\n".join(squeezed(part, _SIDE) for part in broken), fontweight="bold", labelpad=6)
+
+
+_SIDE = 15
+
+
+def squeezed(text: str, width: int) -> str:
+    """A line without words to break at, shortened to so many characters; its end is kept."""
+    return text if len(text) <= width else f"{text[: width - 5]}…{text[-4:]}"
 
 
 def wrapped(text: str, width: int) -> str:

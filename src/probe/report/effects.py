@@ -12,6 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from probe.behaviour.families import CONFIRMATORY
 from probe.report.drawn import (
     Drawn,
     counted,
@@ -35,6 +36,7 @@ from probe.report.style import (
     TEXT_WIDTH,
     arms,
     colours,
+    drawable,
     laid_out,
     metric_name,
     shown,
@@ -52,7 +54,10 @@ FOREST = ("accuracy", "consistency_strict", "risk_propensity", "expected_urgency
 _LABEL = 0.75  # inches that a stratum's name needs beside its row of panels
 _POOLED = "#f6f6f4"
 _RANGE = "#ececec"
-_NUMBERS = ("metric", "stratum", "persona", "base", "difference", "low", "high", "n", "p", "p_holm", "planned")
+_NUMBERS = (
+    *("metric", "stratum", "persona", "base", "difference", "low", "high", "n", "cases", "p", "p_holm", "family"),
+    *("planned",),
+)
 
 
 def main_base(comparisons: pd.DataFrame) -> str:
@@ -97,9 +102,10 @@ def draw_persona_effects(comparisons: pd.DataFrame, *, strata: Sequence[str] = (
             reach = np.nanmax(np.abs(np.stack(numbers_of(of_metric, *_ENDS))), initial=0.01)
             axes[-1, column].set_xlim(-125 * reach - 3, 125 * reach + 3)
         for line, stratum in enumerate(drawn):
-            n = counted(rows.loc[rows["stratum"] == stratum, "n"].tolist(), "pair")
+            within = rows[rows["stratum"] == stratum]
+            n = counted(within["cases" if "cases" in rows else "n"].astype(float).tolist(), "case")
             side_label(axes[line, 0], shown(stratum), n)
-        axes[0, 0].set_yticks(range(len(personas)), [shown(persona) for persona in personas])
+        axes[0, 0].set_yticks(range(len(personas)), [drawable(shown(persona)) for persona in personas])
         axes[0, 0].set_ylim(len(personas) - 0.4, -0.6)
         _effect_legend(figure, rows, base)
         numbers = rows[[*filter(rows.columns.__contains__, _NUMBERS), "signs_differ"]].reset_index(drop=True)
@@ -111,7 +117,8 @@ _EFFECTS_CAPTION = (
     "Change against {base} in accuracy, strict consistency (an unparsed answer is a mismatch) and expected "
     "calibration error of the latent label, in percentage points; arrows show the better direction. Whiskers: 95 % "
     "intervals of the paired difference (for ECE a descriptive bootstrap band, no test). * Holm-adjusted p < .05 "
-    "over all tests of its family. † strata and pool differ in sign, one of them with an interval that excludes 0. "
+    "over all tests of its family; ‡ decided beforehand, a family of its own. † strata and pool differ in sign, one of "
+    "them with an interval that excludes 0. "
     "Diamonds: the planned difference on the same cases, where there is a plan. No bar: undefined."
 )
 
@@ -128,7 +135,9 @@ def _effect_bars(ax: Axes, part: pd.DataFrame, hues: Sequence[str]) -> None:
     stars = part["p_holm"] < SIGNIFICANT
     # The dagger belongs to the pooled figure: it is the one that hides what the strata show.
     daggers = part["signs_differ"].eq(True) & (part["stratum"] == ALL)
-    for i, text in enumerate("*" * star + "†" * dagger for star, dagger in zip(stars, daggers, strict=True)):
+    decided = part["family"] == CONFIRMATORY if "family" in part else stars & False
+    marks = zip(stars, decided, daggers, strict=True)
+    for i, text in enumerate("*" * star + "‡" * before + "†" * dagger for star, before, dagger in marks):
         if not text or not np.isfinite(difference[i]):
             continue
         ends = [value for value in (difference[i], low[i], high[i], planned[i]) if np.isfinite(value)]
@@ -141,6 +150,8 @@ def _effect_legend(figure: Figure, rows: pd.DataFrame, base: str) -> None:
     words = "* Holm-adjusted p < .05"
     if (rows["signs_differ"].eq(True) & (rows["stratum"] == ALL)).any():
         words += "    † strata and pool differ in sign"
+    if "family" in rows and (rows["family"] == CONFIRMATORY).any():
+        words += "    ‡ decided beforehand"
     explained(figure, [*keys, said(words)], axis=f"change against {shown(base)}, percentage points")
 
 

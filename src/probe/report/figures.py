@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import pandas as pd
@@ -11,11 +11,11 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from probe.report.calibration import CHANNELS, PANELS, draw_reliability
-from probe.report.consistency import draw_causes, draw_sites
+from probe.report.consistency import causes_height, draw_causes, draw_sites, sites_height
 from probe.report.drawn import Drawn, counted, explained, panel_title, said
 from probe.report.effects import against, draw_forest, draw_persona_effects, effects_height, forest_height, main_base
 from probe.report.risk import draw_risk, draw_risk_plane, risk_height
-from probe.report.style import PAGE_HEIGHT, SOFT, TEXT_WIDTH, arms, colours, laid_out, markers, shown, styled
+from probe.report.style import HUES, PAGE_HEIGHT, SOFT, TEXT_WIDTH, arms, colours, laid_out, markers, shown, styled
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +23,8 @@ class Tables:
     """What a report is made of: tidy tables, empty where the study cannot have them.
 
     ``metrics``, ``comparisons``, ``reliability``, ``sites`` (consistency by answer site), ``causes`` (of disagreement),
-    ``floor`` (noise floor), ``omnibus`` (Cochran's Q) and ``positions`` (label-position bias) are those of
+    ``floor`` (noise floor), ``omnibus`` (all personas at once), ``positions`` (label-position bias), ``variance`` (its
+    components), ``risk`` (by cut) and ``rates`` (how answers were read, by the column ``by``) are those of
     :mod:`probe.behaviour`; ``shifts`` that of :func:`probe.mechanism.shift_by_layer`, at one position.
     """
 
@@ -36,21 +37,29 @@ class Tables:
     floor: pd.DataFrame = field(default_factory=pd.DataFrame)
     omnibus: pd.DataFrame = field(default_factory=pd.DataFrame)
     positions: pd.DataFrame = field(default_factory=pd.DataFrame)
+    variance: pd.DataFrame = field(default_factory=pd.DataFrame)
+    risk: pd.DataFrame = field(default_factory=pd.DataFrame)
+    rates: pd.DataFrame = field(default_factory=pd.DataFrame)
 
 
 def study_figures(tables: Tables) -> dict[str, Drawn]:
     """Every figure that these tables allow, by name, in the order of the report.
 
     A table without rows (one persona only, no label distributions, no captured layer) gives no figure. Where a figure
-    would not fit a page it is drawn one stratum, or six personas, at a time.
+    would not fit a page it is drawn one stratum, and then some personas, at a time.
     """
     figures = _effects(tables) | _risk(tables.metrics, _base_of(tables)) | _reliability(tables)
-    if len(tables.sites):
-        figures["consistency_by_site"] = draw_sites(tables.sites)
-    if len(tables.causes):
-        figures["disagreement_causes"] = draw_causes(tables.causes)
+    sites, causes = tables.sites, tables.causes
+    if len(sites):
+        n_sites = sites["site"].nunique()
+        for name, part in _by_persona("consistency_by_site", sites, lambda n: sites_height(n, n_sites)):
+            figures[name] = draw_sites(part)
+    if len(causes):
+        for name, part in _by_persona("disagreement_causes", causes, causes_height):
+            figures[name] = draw_causes(part)
     if len(tables.shifts):
-        figures["shift"] = draw_shift(tables.shifts)
+        for name, part in _by_persona("shift", tables.shifts, lambda n: PAGE_HEIGHT * n / LINES):
+            figures[name] = draw_shift(part)
     return figures
 
 
@@ -61,31 +70,51 @@ def _base_of(tables: Tables) -> str:
 def _effects(tables: Tables) -> dict[str, Drawn]:
     compared, floor, figures = tables.comparisons, tables.floor, {}
     if len(compared):
-        personas, strata = arms(compared)
-        for name, some in _parts("persona_effects", strata, effects_height(len(personas), len(strata))):
-            figures[name] = draw_persona_effects(compared, strata=some)
-    rows = floor if len(floor) else against(compared, main_base(compared)) if len(compared) else compared
+        compared = against(compared, main_base(compared))
+        for name, part in _parts("persona_effects", compared, effects_height):
+            figures[name] = draw_persona_effects(part)
+    rows = floor if len(floor) else compared
     if len(rows):
-        personas, strata = arms(rows)
-        for name, some in _parts("forest", strata, forest_height(len(personas), len(strata))):
-            figures[name] = draw_forest(rows, floor=len(floor) > 0, strata=some)
+        for name, part in _parts("forest", rows, forest_height):
+            figures[name] = draw_forest(part, floor=len(floor) > 0)
     return figures
 
 
-def _parts(name: str, strata: list[str], height: float) -> Iterator[tuple[str, list[str]]]:
-    """All strata in one figure where that fits a page, else one figure for each; a stratum's name may suit no file."""
-    if height <= PAGE_HEIGHT or len(strata) == 1:
-        yield name, strata
-    else:
-        yield from ((f"{name}_{i + 1}", [stratum]) for i, stratum in enumerate(strata))
+def _parts(name: str, table: pd.DataFrame, height: Callable[[int, int], float]) -> Iterator[tuple[str, pd.DataFrame]]:
+    """The table whole where its figure fits a page, else one stratum, and then some personas, at a time.
+
+    Parts are numbered: the name of a stratum may suit no file.
+    """
+    personas, strata = arms(table)
+    if height(len(personas), len(strata)) <= PAGE_HEIGHT:
+        yield name, table
+        return
+    parts = [
+        part
+        for stratum in strata
+        for _, part in _by_persona(name, table[table["stratum"] == stratum], lambda n: height(n, 1))
+    ]
+    for i, part in enumerate(parts):
+        yield name if len(parts) == 1 else f"{name}_{i + 1}", part
+
+
+def _by_persona(name: str, table: pd.DataFrame, height: Callable[[int], float]) -> Iterator[tuple[str, pd.DataFrame]]:
+    """The table whole where its figure fits a page, else as many personas at a time as fit."""
+    personas = arms(table)[0]
+    most = len(personas)
+    while most > HUES and height(most) > PAGE_HEIGHT:
+        most -= 1
+    if most < len(personas):
+        most -= most % HUES  # so that each persona keeps its colour from figure to figure
+    for i, start in enumerate(range(0, len(personas), most)):
+        part = table[table["persona"].isin(personas[start : start + most])]
+        yield name if most == len(personas) else f"{name}_{i + 1}", part
 
 
 def _risk(metrics: pd.DataFrame, base: str) -> dict[str, Drawn]:
     if not metrics.loc[metrics["metric"] == "risk_log_ratio", "value"].notna().any():
         return {}  # no answer was parsed, or which option is high-risk is not known
-    personas, strata = arms(metrics)
-    parts = _parts("risk", strata, risk_height(len(personas), len(strata)))
-    figures = {name: draw_risk(metrics, strata=some) for name, some in parts}
+    figures = {name: draw_risk(part) for name, part in _parts("risk", metrics, risk_height)}
     return figures | {"risk_plane": draw_risk_plane(metrics, base)}
 
 
@@ -103,6 +132,10 @@ def _reliability(tables: Tables) -> dict[str, Drawn]:
     return figures
 
 
+LINES = 12
+"""Personas of one figure of the shift; more make further figures."""
+
+
 def draw_shift(shifts: pd.DataFrame) -> Drawn:
     """Size of each persona's residual shift by layer, relative to the base's residual norm; one panel per stratum.
 
@@ -111,7 +144,7 @@ def draw_shift(shifts: pd.DataFrame) -> Drawn:
     """
     personas, strata = arms(shifts)
     base = str(shifts["base"].iloc[0])
-    hue, mark = colours(personas, base), markers(personas)
+    hue, mark = colours(personas, base), markers([base, *personas])  # in other figures the base has the first mark
     with styled():
         figure = Figure(figsize=(TEXT_WIDTH, 2.5 + 0.18 * (1 + len(personas) // 4)))
         axes = figure.subplots(1, len(strata), sharey=True, sharex=True, squeeze=False)[0]
@@ -122,6 +155,7 @@ def draw_shift(shifts: pd.DataFrame) -> Drawn:
                 x, colour = part["layer"], hue[persona]
                 low, high = (part[name].astype(float) for name in ("low", "high"))
                 ax.fill_between(x, low, high, color=colour, alpha=0.18, lw=0)
+                ax.vlines(x, low, high, color=colour, lw=0.6)  # a band has no width at a point that stands alone
                 ax.plot(x, part["floor"], color=colour, lw=0.9, ls=":")
                 ax.plot(x, part["value"].astype(float), color=colour, marker=mark[persona], ms=3.2)
             panel_title(ax, f"{shown(stratum)} ({counted(within['n'].astype(float).tolist(), 'case')})", len(strata))

@@ -8,12 +8,22 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from probe.report.effect_sentences import effects, in_words, omnibus, planned_contrasts
+from probe.behaviour import CONTROLS
+from probe.behaviour.variance import RUN_SHARE
+from probe.report.effect_sentences import (
+    against_controls,
+    base_name,
+    beyond_floor,
+    effects,
+    in_words,
+    omnibus,
+    planned_contrasts,
+)
 from probe.report.effects import against, main_base
 from probe.report.figures import Tables
 from probe.report.numbers import decimal, interval, listed, plural
 from probe.report.sites import LOW_MASS, cause_name, site_name
-from probe.report.style import shown
+from probe.report.style import has_plan, shown
 from probe.values import ALL
 
 HEADLINES = {"accuracy": "Accuracy", "consistency_strict": "Consistency", "risk_propensity": "Risk"}
@@ -46,17 +56,21 @@ def _all(tables: Tables) -> Iterator[Finding]:
     if len(compared):
         if "family" in compared:
             lead = "Named in the study's confirm list before the run; p is Holm-adjusted over these alone."
-            yield Finding("Decided beforehand", tuple(planned_contrasts(compared)), lead, decided=True)
+            told = tuple(planned_contrasts(compared, tables.floor))
+            yield Finding("Decided beforehand", told, lead, decided=True)
         base = main_base(compared)
-        lead = f"Paired differences from {shown(base)} with 95 % intervals; p is Holm-adjusted."
+        lead = f"Paired differences from {base_name(base)} with 95 % intervals; p is Holm-adjusted."
         for metric, topic in HEADLINES.items():
-            rows = against(compared, base)
-            rows = rows[rows["metric"] == metric]
-            if len(rows):
-                told = (*omnibus(tables.omnibus, metric), *effects(rows, tables.floor))
-                yield Finding(topic, told, lead)
+            rows = compared[compared["metric"] == metric]
+            main, neutral = against(rows, base), against(rows, CONTROLS)
+            if len(main):
+                told = (*omnibus(tables.omnibus, metric), *effects(main, tables.floor))
+                if len(neutral) and base != CONTROLS:
+                    told += tuple(against_controls(neutral))
+                yield Finding(topic, (*told, *beyond_floor(main, tables.floor)), lead)
     yield Finding("Calibration", tuple(_calibration(tables.metrics)))
     yield Finding("Where labels part", (*_sites(tables.sites), *_causes(tables.causes)))
+    yield Finding("What answers vary with", tuple(_variance(tables.variance)))
     if len(tables.shifts):
         yield Finding("Inside", tuple(_shift(tables.shifts)))
     yield Finding("Against the plan", tuple(_plan(tables.metrics)))
@@ -130,6 +144,26 @@ def _causes(causes: pd.DataFrame) -> Iterator[str]:
 _FEW = 5  # a ratio from fewer cells is not worth a sentence
 
 
+def _variance(table: pd.DataFrame) -> Iterator[str]:
+    """Shares of the variance of each metric over all cases; asking again against changing the persona, if known."""
+    rows = table[table["stratum"] == ALL] if len(table) else table
+    for metric, part in rows.groupby("metric", sort=False) if len(rows) else ():
+        if metric not in HEADLINES:
+            continue
+        shares = part[part["share"].notna()]
+        if len(shares):
+            told = [f"{decimal(row['share'])} {row['component']}" for _, row in shares.iterrows()]
+            yield f"Of the variance of {in_words(str(metric))} over all cells: {listed(told)}."
+        again = part[(part["component"] == RUN_SHARE) & part["variance"].notna()]
+        for _, row in again.iterrows():
+            size = f"{decimal(row['variance'])} {interval(row['low'], row['high'])}".strip()
+            what = in_words(str(metric))
+            yield (
+                f"Asking the same case again makes up {size} of how much its {what} varies over runs and personas "
+                "together; at one half, output varies as much across runs as across personas."
+            )
+
+
 def _shift(shifts: pd.DataFrame) -> Iterator[str]:
     pooled = shifts[shifts["stratum"] == ALL]
     # The largest of many layers is compared with the largest that noise gives over the same layers.
@@ -158,7 +192,7 @@ def _shift(shifts: pd.DataFrame) -> Iterator[str]:
 def _plan(metrics: pd.DataFrame) -> Iterator[str]:
     told = []
     for metric in ("accuracy", "accuracy_latent", "consistency", "risk_propensity"):
-        rows = metrics[(metrics["metric"] == metric) & metrics["planned"].notna() & metrics["value"].notna()]
+        rows = metrics[(metrics["metric"] == metric) & metrics["value"].notna() & has_plan(metrics)]
         if rows.empty:
             continue
         off = (rows["value"] - rows["planned"]).abs().to_numpy()

@@ -6,12 +6,13 @@ import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from probe.report.blocks import comparison_blocks, further_blocks, metric_blocks
+from probe.report.blocks import comparison_blocks, metric_blocks
 from probe.report.cautions import cautions, warnings
 from probe.report.cells import ReadCell, section
 from probe.report.effects import main_base
 from probe.report.figures import Tables
 from probe.report.findings import findings
+from probe.report.further import further_blocks
 from probe.report.numbers import plural
 from probe.report.style import shown
 from probe.report.templates import render
@@ -78,7 +79,7 @@ def render_report(report: Report) -> str:
         figures=[_figure(picture) for picture in report.figures],
         planned=bool(tables.metrics["planned"].notna().any()),
         metric_blocks=metric_blocks(tables.metrics),
-        further=further_blocks(tables.floor, tables.omnibus, tables.sites, tables.causes),
+        further=further_blocks(tables),
         base=shown(main_base(compared)) if len(compared) else "",
         comparisons=comparison_blocks(compared) if len(compared) else [],
         section=section(report.cells),

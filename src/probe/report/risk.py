@@ -33,6 +33,7 @@ from probe.report.style import (
     TEXT_WIDTH,
     arms,
     colours,
+    has_plan,
     laid_out,
     markers,
     shown,
@@ -56,6 +57,7 @@ def risk_numbers(metrics: pd.DataFrame, strata: Sequence[str] = ()) -> pd.DataFr
     ``ratio`` is I/II, NaN without a type II error; ``smoothed`` is (I + .5)/(II + .5), with its interval.
     """
     personas, found = arms(metrics)
+    metrics = metrics.assign(planned=metrics["planned"].where(has_plan(metrics)))
     rows: list[dict[str, object]] = []
     for stratum in (stratum for stratum in found if not strata or stratum in strata):
         parts = {}
@@ -118,8 +120,9 @@ _RISK_CAPTION = (
     "Left: share of all cases that are given the high-urgency label, whatever the reference; an unparsed answer is "
     "not high-urgency (no mark: no answer was parsed). Right: over-triage (type I) against under-triage (type II) "
     "errors of the stated label; drawn with one half added to both counts, because the plain ratio is undefined "
-    "without a type II error. Counts and plain ratio stand beside it. Lines: 95 % intervals. Neither kind of error "
-    "is better as such."
+    "without a type II error. Where a count is 0 the mark rests on that half, and lies the further out the more cells "
+    "(wordings, seeds) there are: read the counts and the plain ratio beside it. Lines: 95 % "
+    "intervals. Neither kind of error is better as such."
 )
 
 

@@ -11,6 +11,7 @@ CAUSES = {
     "unparsed": "no parsed answer",
     "near_tie": "near tie",
     "token_variant": "token variant",
+    "draw": "drawn against the odds",
     "late_letter": "letter after preamble or reasoning",
     "none": "none of these",
 }

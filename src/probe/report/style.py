@@ -6,6 +6,7 @@ import io
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,13 @@ import matplotlib as mpl
 import matplotlib.style
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, fontManager, get_font
+from matplotlib.text import Text
 
 from probe.values import ALL
 
 TEXT_WIDTH = 6.9
 """Width of a full text column in inches; figures are made at their print size."""
-
-COLUMN_WIDTH = 3.3
-"""Width of one of two columns in inches."""
 
 PAGE_HEIGHT = 9.2
 """What a page can hold, in inches; a taller figure is drawn one stratum at a time."""
@@ -32,6 +32,9 @@ BAND = "#d9d9d9"
 
 # Okabe & Ito's palette for colour-blind readers, without its yellow and black, which vanish on paper or in text.
 _HUES = ("#CC79A7", "#0072B2", "#009E73", "#D55E00", "#56B4E9", "#E69F00")
+HUES = len(_HUES)
+"""Personas with a colour of their own; beyond them hues repeat and the marker tells them apart."""
+
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 _LONGEST_NAME = 28
@@ -96,6 +99,11 @@ def shown(name: str) -> str:
     """A persona or stratum as a reader sees it: words for underscores, shortened where it would not fit."""
     words = [_ACRONYMS.get(word, word) for word in visible(name).replace("_", " ").split()]
     text = _NAMES.get(name, " ".join(words)) or "(unnamed)"
+    return shortened(text)
+
+
+def shortened(text: str) -> str:
+    """A name that fits beside a row: its beginning and its end."""
     if len(text) <= _LONGEST_NAME:
         return text
     # Long names of one study share their beginning more often than their end: keep both.
@@ -110,6 +118,26 @@ def visible(text: str) -> str:
 
 
 _HIDDEN = ("Cc", "Cf", "Co", "Cs")
+
+
+def drawable(text: str) -> str:
+    """A text for a figure: characters that its font lacks are shown by their code, not by a box that hides them.
+
+    The font is DejaVu Sans, which comes with matplotlib: Latin, Greek, Cyrillic, Arabic and more, no CJK or Devanagari.
+    """
+    lacking = {character for character in text if ord(character) not in _glyphs() and character not in "\n\t"}
+    if not lacking:
+        return text
+    coded = "".join(f"⟨U+{ord(character):04X}⟩" if character in lacking else character for character in text)
+    return coded if "\n" in coded else shortened(coded)
+
+
+@cache
+def _glyphs() -> frozenset[int]:
+    """Characters that the regular and the bold face both have."""
+    faces = [FontProperties(family="DejaVu Sans", weight=weight) for weight in ("normal", "bold")]
+    regular, bold = (set(get_font(fontManager.findfont(face)).get_charmap()) for face in faces)
+    return frozenset(regular & bold)
 
 
 def colours(personas: Sequence[str], base: str) -> dict[str, str]:
@@ -129,6 +157,11 @@ def arms(table: pd.DataFrame) -> tuple[list[str], list[str]]:
     return personas, sorted(strata, key=lambda stratum: bool(stratum == ALL))
 
 
+def has_plan(metrics: pd.DataFrame) -> pd.Series:
+    """Rows of a metrics table whose planned value is of all the cells that were measured, not of some of them."""
+    return metrics["planned"].notna() & (metrics["n_planned"] >= metrics["n"])
+
+
 def stratum_looks(strata: Sequence[str]) -> dict[str, tuple[str, str]]:
     """Colour and marker of each stratum; the pool is black."""
     hues, shapes = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#E69F00"), ("s", "^", "v", "P", "X", "d")
@@ -146,8 +179,13 @@ def styled() -> Iterator[None]:
 
 def laid_out(figure: Figure) -> Figure:
     """Settle where everything stands, once: every file of the figure shares it, and saving need not search again."""
+    for text in figure.findobj(Text):
+        assert isinstance(text, Text)
+        text.set_text(drawable(text.get_text()))
     figure.draw_without_rendering()
-    figure.set_layout_engine("none")
+    with mpl.rc_context({"figure.constrained_layout.use": False}):
+        # None, not "none", which leaves a placeholder: with any engine matplotlib draws twice for every file.
+        figure.set_layout_engine(None)
     return figure
 
 
@@ -168,6 +206,6 @@ def pdf(figure: Figure) -> bytes:
 
 def _rendered(figure: Figure, form: str, **metadata: Any) -> bytes:
     buffer = io.BytesIO()
-    with styled():
+    with styled(), mpl.rc_context({"figure.constrained_layout.use": False}):
         figure.savefig(buffer, format=form, metadata=metadata)
     return buffer.getvalue()

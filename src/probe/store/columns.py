@@ -94,10 +94,10 @@ class Columns:
         """
         memories, first, stride, line = targets
         spans, sums, places = self._checksums(entries)
+        firsts: np.ndarray | slice = slice(None)
+        counts = np.ones(len(entries), np.int64)
         if len(entries) > 1 and (stride == self.widths).all():
             firsts, counts = _stretches(entries, line)
-        else:
-            firsts, counts = np.arange(len(entries)), np.ones(len(entries), np.int64)
         starts = _each(self.starts, self.widths, entries[firsts])
         lines, sizes = _each(first, stride, line[firsts]), _each(0, self.widths, counts)
         into = memories if len(counts) == 1 else [memory for memory in memories for _ in counts]
@@ -118,7 +118,8 @@ class Columns:
         Raises:
             CorruptShard: there are no such entries.
         """
-        low, high = int(entries.min()), int(entries.max())
+        each = entries.tolist()
+        low, high = min(each), max(each)
         if low < 0 or high >= self.n_crcs:
             raise self.file.corrupt(f"tensor {self.tensors[0]!r} has {self.n_crcs} checksums and no entry {high}")
         stretches = self._sums(low, high)

@@ -144,6 +144,8 @@ def read_entries(entries: Locations, tensors: Sequence[str], d_model: int, dtype
     out = np.empty((len(entries), len(tensors), d_model), wanted)
     if (absent := entries.places < 0).any():
         out[absent] = np.nan
+    if not out.size:
+        return out
     names, step = tuple(tensors), 4 * d_model * len(tensors)
     local = all(isinstance(piece.shard.file.place, LocalPlace) for piece in entries.pieces)
     pieces = _announced(entries.pieces, names, out[:1].nbytes) if local else entries.pieces
