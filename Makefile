@@ -27,7 +27,7 @@ demo: $(VENV)/.core
 
 test: lint types
 	@mkdir -p $(VENV)/tmp
-	@TMPDIR=$(CURDIR)/$(VENV)/tmp $(BIN)/python -m pytest -m "not slow"
+	@TMPDIR=$(CURDIR)/$(VENV)/tmp OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
 test-slow: $(VENV)/.dev
 	@mkdir -p $(VENV)/tmp

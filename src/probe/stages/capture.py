@@ -74,7 +74,7 @@ class CaptureOutcome:
 
     @property
     def exit_status(self) -> int:
-        """0 where every row was captured (by one of several writers: all of its own, and none of the plan failed), else 3."""
+        """0 where every row was captured (by one of several writers: all of its own, and no row failed), else 3."""
         done = self.left == 0 and self.failed == 0 if self.share else self.committed == self.planned
         return 0 if done else 3
 
