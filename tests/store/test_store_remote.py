@@ -15,7 +15,8 @@ from object_store import served
 
 from probe.store import StoreLock, open_store, open_writer
 from probe.store import places_remote as remote
-from probe.store.places import Entry, LocalPlace, Place, open_place
+from probe.store.files import Entry
+from probe.store.places import LocalPlace, Place, open_place
 from probe.store.places_remote import RemotePlace, open_remote
 from probe.values import StoreChanged, StoreError
 

@@ -8,6 +8,7 @@ import secrets
 import shutil
 import sys
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from probe.values import DiskFull, StoreError
@@ -16,6 +17,14 @@ _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
 
 Bytes = bytes | memoryview
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a listing says of one file; ``version`` changes when the content does (an mtime here, an ETag there)."""
+
+    size: int
+    version: str
 
 
 def write_durably(target: Path, parts: Iterable[Bytes], *, temp_dir: Path, replace: bool) -> None:

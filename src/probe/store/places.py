@@ -11,18 +11,10 @@ from typing import Protocol, runtime_checkable
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from probe.store.files import Bytes, fsync_directory, write_durably
+from probe.store.files import Bytes, Entry, fsync_directory, write_durably
 
 FOLDERS = ("plan", "shards", "failures", "runs", "tmp")
 """The folders that a writer needs; ``quarantine`` is made when something is moved there."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """What a listing says of one file; ``version`` changes when the content does (an mtime here, an ETag there)."""
-
-    size: int
-    version: str
 
 
 @runtime_checkable

@@ -16,8 +16,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from probe.store.files import Bytes
-from probe.store.places import Entry
+from probe.store.files import Bytes, Entry
 from probe.values import StoreChanged, StoreError
 
 if TYPE_CHECKING:

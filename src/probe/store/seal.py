@@ -8,8 +8,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from probe.store.files import Entry
 from probe.store.manifests import layout_of, read_manifest
-from probe.store.places import Entry, Place, open_place
+from probe.store.places import Place, open_place
 from probe.store.progress import coverage_of, read_failures, read_plans
 from probe.store.shards import shards_in
 from probe.values import MissingShard, StoreError, canonical_json

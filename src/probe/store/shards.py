@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -20,9 +20,6 @@ from probe.store.shard_format import DTYPES, Header, TensorSpec, as_bytes, heade
 from probe.store.tensor_files import TensorFile
 from probe.values import StoreError
 
-if TYPE_CHECKING:
-    from probe.store.index import Index
-
 FOLDER = "shards"
 REQUESTS = 16
 """Requests to a remote store that are under way at once."""
@@ -32,13 +29,36 @@ Key = tuple[str, str]
 """What locates a row: its id, and the hash of the prompt that it was captured with."""
 
 
+class Headers(Protocol):
+    """A copy of the headers of some shards (the index): sizes and row keys by shard name, and where it stands."""
+
+    @property
+    def sizes(self) -> Mapping[str, int]:
+        """Bytes of each shard that the copy knows."""
+        ...
+
+    @property
+    def keys(self) -> Mapping[str, tuple[Key, ...]]:
+        """What locates the rows of each shard."""
+        ...
+
+    @property
+    def where(self) -> str:
+        """How messages name the copy."""
+        ...
+
+    def header(self, name: str) -> bytes:
+        """The header of a shard with its padding, empty where it is not known; the caller checks its hash."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class Shard:
     """One shard file; nothing is read before it is asked for, and never more than is asked for."""
 
     file: TensorFile
     identity: str
-    index: Index | None = None
+    index: Headers | None = None
     _entries: dict[str, np.ndarray] = field(default_factory=dict, init=False, repr=False)
     _specs: dict[str, TensorSpec] = field(default_factory=dict, init=False, repr=False)
     _columns: dict[tuple[str, ...], Columns] = field(default_factory=dict, init=False, repr=False)
@@ -229,7 +249,7 @@ class Located(NamedTuple):
         return self.shard.rows[self.row]
 
 
-def shards_in(place: str | Path | Place, identity: str, index: Index | None = None) -> tuple[Shard, ...]:
+def shards_in(place: str | Path | Place, identity: str, index: Headers | None = None) -> tuple[Shard, ...]:
     """The committed shards of a store, by name; the list is the snapshot that a reader keeps."""
     place = open_place(place)
     found = []

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from probe.store.places import Entry, LocalPlace, Place
+from probe.store.files import Entry
+from probe.store.places import LocalPlace, Place
 from probe.store.shard_format import MAX_HEADER_BYTES, Header, TensorSpec, as_bytes, damage, parse_header
 from probe.values import CorruptShard, StoreError
 
