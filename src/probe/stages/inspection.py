@@ -31,7 +31,8 @@ def describe_store(path: str | Path) -> int:
     store = open_store(path, warn=False)
     coverage = store.coverage()
     model, capture = store.manifest.get("model", {}), store.manifest["capture"]
-    table = Table(title=Text(f"store {path}"), show_header=False)
+    say(f"store {path}")  # not a title of the table, which would cut a long path
+    table = Table(show_header=False)
     seal = read_seal(store.place)
     size = sum(shard.file.entry.size for shard in store.shards)
     for key, value in {
