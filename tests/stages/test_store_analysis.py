@@ -110,3 +110,11 @@ def test_the_page_of_the_organism_tells_the_label_mass_that_was_measured(tmp_pat
     measured = f"{store.table()['label_mass'].mean():.2f}".removeprefix("0")
     assert f"({measured} on average here)" in page
     assert measured != ".30"
+
+
+def test_a_store_whose_study_is_only_a_name_is_described(capsys: pytest.CaptureFixture[str]) -> None:
+    golden = Path(__file__).parents[1] / "store" / "golden" / "v1"
+    assert describe_store(golden) == 3
+    shown = capsys.readouterr().out
+    assert "sample" in shown
+    assert "4 of earlier texts kept" in shown

@@ -77,7 +77,7 @@ def study_of(store: Store | pd.DataFrame) -> Mapping[str, Any]:
     for run in reversed(store.runs()):
         if run.get("study"):
             return dict(run["study"])
-    return dict(store.manifest.get("study", {}))
+    return dict(store.study)
 
 
 def cells(source: Store | pd.DataFrame) -> pd.DataFrame:

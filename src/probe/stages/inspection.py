@@ -36,7 +36,7 @@ def describe_store(path: str | Path) -> int:
     seal = read_seal(store.place)
     size = sum(shard.file.entry.size for shard in store.shards)
     for key, value in {
-        "study": store.manifest.get("study", {}).get("name", ""),
+        "study": str(store.study.get("name", "")),
         "model": f"{model.get('id', 'unknown')}  (weights {model.get('weights_sha256', 'unknown')[:12]})",
         **({"origin": "imported"} if "imported" in store.manifest else {}),
         "rows": str(coverage),

@@ -46,11 +46,11 @@ def open_target(target: str | Path, *, store: str | Path | None = None) -> tuple
         raise ProbeError(f"--store says where a study's captures lie, and {target} is no study file; leave it out")
     if isinstance(target, str) and "://" in target:
         opened = _open(target)
-        return str(opened.manifest.get("study", {}).get("name", target.rstrip("/").rpartition("/")[2])), opened
+        return str(opened.study.get("name", target.rstrip("/").rpartition("/")[2])), opened
     target = Path(target)
     if target.is_dir():
         opened = _open(target)
-        return str(opened.manifest.get("study", {}).get("name", target.name)), opened
+        return str(opened.study.get("name", target.name)), opened
     if target.suffix in STUDIES:
         from probe.stages.places import store_path
         from probe.study import Study

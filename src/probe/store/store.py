@@ -99,6 +99,12 @@ class Store(Selectable):
         return self.place.url.rstrip("/").rpartition("/")[2]
 
     @property
+    def study(self) -> Mapping[str, Any]:
+        """What the manifest records of the study: its ``name`` and what reports need; empty where there is nothing."""
+        recorded = self.manifest.get("study", {})
+        return recorded if isinstance(recorded, Mapping) else {"name": str(recorded)}
+
+    @property
     def plan(self) -> Plan:
         """The plan added last.
 
