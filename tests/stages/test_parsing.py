@@ -175,7 +175,7 @@ def test_answers_are_shown_with_what_was_read_and_nothing_in_them_is_obeyed(
     store_of(tmp_path / "store", says)
     show_answers(tmp_path / "store", limit=1)
     shown = capsys.readouterr().out
-    assert "[bold]<think>x</think> \\x1b[2J Final answer: »B«" in shown
+    assert "[bold]<think>x</think> ⟨U+001B⟩[2J Final answer: »B«" in shown
     assert "nurse / case-0000" in shown
     assert "parsed: clinic, letter B (rule: final answer)" in shown
     assert "1 of 6 answers shown; --limit N for more" in shown

@@ -12,6 +12,7 @@ from scipy.special import log_softmax
 
 from probe.values import ProbeError
 from probe.values.cells import STATUSES
+from probe.values.nearest import nearest
 
 REMEDY = "pass options= in rising urgency and high_risk= (--options home,clinic,emergency --high-risk emergency)"
 
@@ -38,11 +39,11 @@ def rename_columns(table: pd.DataFrame, names: Mapping[str, str]) -> pd.DataFram
     """
     for ours, theirs in names.items():
         if ours not in KNOWN and "logp_" not in ours:
-            raise ProbeError(f"{ours!r} is no column of a table of cells. {nearest_name(ours, KNOWN, 'column')}")
+            raise ProbeError(f"{ours!r} is no column of a table of cells. {nearest(ours, KNOWN, 'column')}")
         if theirs not in table:
             found = tuple(map(str, table.columns))
             raise ProbeError(
-                f"the table has no column {theirs!r} to read as {ours}. {nearest_name(theirs, found, 'column')}"
+                f"the table has no column {theirs!r} to read as {ours}. {nearest(theirs, found, 'column')}"
             )
         if ours in table and ours != theirs and ours not in names.values():
             raise ProbeError(f"the table has a column {ours!r} beside {theirs!r}, which was to be read as it; drop one")
@@ -89,7 +90,7 @@ def labels_of(table: pd.DataFrame, name: str, options: tuple[str, ...]) -> Int[n
         if label not in index:
             raise ProbeError(
                 f"{name} must be one of the options {list(options)}, found {label!r} in row {row} "
-                f"({_where(table, row)}). {nearest_name(label, options)}; mend the row, or {REMEDY}"
+                f"({_where(table, row)}). {nearest(label, options, 'option')}; mend the row, or {REMEDY}"
             )
         codes[row] = index[label]
     return codes
@@ -163,10 +164,3 @@ def log_softmax_of(table: pd.DataFrame, prefix: str, options: tuple[str, ...]) -
 
 def _where(table: pd.DataFrame, row: int) -> str:
     return f"persona {table['persona'].iloc[row]}, case {table['case'].iloc[row]}"
-
-
-def nearest_name(name: str, known: tuple[str, ...], what: str = "option") -> str:
-    """A remedy: the known name that is nearest to an unknown one."""
-    from probe.study.located import nearest  # late: only a refusal needs it, and a study brings its file readers
-
-    return nearest(name, known, what)

@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
-from probe.behaviour.columns import nearest_name
 from probe.behaviour.contrasts import CONTRASTS, FAMILY, Contrast, Difference, bounds, paired_difference
 from probe.behaviour.controls import CONTROLS, control_personas
 from probe.behaviour.families import CONFIRMATORY, EXPLORATORY, Confirm, adjusted, one_sided, read_confirm, with_signs
@@ -19,6 +18,7 @@ from probe.behaviour.outcomes import Outcomes, planned_outcomes, read_outcomes
 from probe.behaviour.pairing import SHARED, pair_keys, pair_rows
 from probe.behaviour.reliability import debiased_difference, ece_difference
 from probe.values import ALL, Estimate, ProbeError
+from probe.values.nearest import nearest
 
 COLUMNS = (
     *("metric", "persona", "base", "stratum", "difference", "low", "high", "n", "cases", "b", "c"),
@@ -134,7 +134,7 @@ def _bases(base: str | Sequence[str], outcomes: Outcomes, neutral: tuple[str, ..
         else:
             raise ProbeError(
                 f"the base persona must be in the table, found no {name!r}. "
-                f"{nearest_name(name, outcomes.personas, 'persona')}"
+                f"{nearest(name, outcomes.personas, 'persona')}"
             )
     return found
 

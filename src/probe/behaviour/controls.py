@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from probe.behaviour.columns import nearest_name, text_of
+from probe.behaviour.columns import text_of
 from probe.values import ProbeError
+from probe.values.nearest import nearest
 
 CONTROLS = "controls"
 """The name of the base that is the mean of the control wordings."""
@@ -32,9 +33,7 @@ def control_personas(table: pd.DataFrame, controls: Sequence[str] | None = None)
         return tuple(dict.fromkeys(persona[text_of(table, "role") == ROLE].tolist()))
     for name in given:
         if name not in known:
-            raise ProbeError(
-                f"the control persona {name!r} is not in the table. {nearest_name(name, known, 'persona')}"
-            )
+            raise ProbeError(f"the control persona {name!r} is not in the table. {nearest(name, known, 'persona')}")
     return tuple(given)
 
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass, fields
 import numpy as np
 import pandas as pd
 
-from probe.behaviour.columns import nearest_name
 from probe.behaviour.significance import benjamini_hochberg, holm
 from probe.values import ALL, ProbeError
+from probe.values.nearest import nearest
 
 CONFIRMATORY, EXPLORATORY = "confirmatory", "exploratory"
 DIRECTIONS = ("either", "greater", "less")
@@ -52,7 +52,7 @@ def read_confirm(
         said = vars(entry) if isinstance(entry, Confirm) else dict(entry)
         for key in said:
             if key not in names:
-                raise ProbeError(f"a contrast to confirm has no {key!r}. {nearest_name(key, names, 'key')}")
+                raise ProbeError(f"a contrast to confirm has no {key!r}. {nearest(key, names, 'key')}")
         if lack := [key for key in ("persona", "metric") if key not in said]:
             raise ProbeError(f"a contrast to confirm names its persona and metric; {dict(said)} lacks {lack}")
         contrast = Confirm(**{"base": base, **said})
@@ -61,12 +61,12 @@ def read_confirm(
             if value not in choices:
                 raise ProbeError(
                     f"the {key} {value!r} of a contrast to confirm is not compared here. "
-                    f"{nearest_name(value, tuple(choices), key)}"
+                    f"{nearest(value, tuple(choices), key)}"
                 )
         if contrast.key in [other.key for other in found]:
             raise ProbeError(f"a contrast to confirm may be given once; {contrast.key} is there twice")
         if contrast.direction not in DIRECTIONS:
-            remedy = nearest_name(contrast.direction, DIRECTIONS, "direction")
+            remedy = nearest(contrast.direction, DIRECTIONS, "direction")
             raise ProbeError(f"{contrast.direction!r} is no direction of a contrast. {remedy}")
         found.append(contrast)
     return found

@@ -10,13 +10,13 @@ import pandas as pd
 from jaxtyping import Float
 from scipy import stats
 
-from probe.behaviour.columns import nearest_name
 from probe.behaviour.contrasts import CONTRASTS, FAMILY
 from probe.behaviour.controls import control_personas
 from probe.behaviour.measures import split_by_columns
 from probe.behaviour.outcomes import Outcomes, read_outcomes
 from probe.behaviour.significance import benjamini_hochberg, holm
 from probe.values import ALL, ProbeError
+from probe.values.nearest import nearest
 
 COLUMNS = (
     *("metric", "persona", "stratum", "theta", "controls_mean", "effect", "low", "high", "t", "df", "p", "p_holm"),
@@ -63,7 +63,7 @@ def noise_floor(
     known = {contrast.name: contrast for contrast in CONTRASTS}
     for name in metrics:
         if name not in known:
-            raise ProbeError(f"{name!r} has no noise floor. {nearest_name(name, tuple(known), 'metric')}")
+            raise ProbeError(f"{name!r} has no noise floor. {nearest(name, tuple(known), 'metric')}")
     present, absent = split_by_columns([known[name] for name in metrics], outcomes)
     rows = []
     for contrast in present:

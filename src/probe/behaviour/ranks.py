@@ -8,11 +8,11 @@ from itertools import combinations, pairwise
 import numpy as np
 import pandas as pd
 
-from probe.behaviour.columns import nearest_name
 from probe.behaviour.intervals import mean
 from probe.behaviour.kappa import kappa_of
 from probe.behaviour.significance import holm, paired_t
 from probe.values import ALL, ProbeError
+from probe.values.nearest import nearest
 
 BANDS = (0.0, 50.0, 75.0, 100.0)
 """Edges of the confidence bands, each [a, b), the last one closed."""
@@ -42,7 +42,7 @@ def rankings(judged: pd.DataFrame, base: str | None = None) -> pd.DataFrame:
         raise ProbeError(f"a judge ranks a persona once per case; {who} stands twice. Name judges in the column judge")
     reciprocal = (1 / judged["rank"]).groupby([judged["case"], judged["persona"]], sort=False).mean().unstack()
     if base is not None and base not in reciprocal:
-        remedy = nearest_name(base, tuple(map(str, reciprocal.columns)), "persona")
+        remedy = nearest(base, tuple(map(str, reciprocal.columns)), "persona")
         raise ProbeError(f"the base persona must be ranked, found no {base!r}. {remedy}")
     rows = []
     for persona in judged["persona"].drop_duplicates():

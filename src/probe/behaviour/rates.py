@@ -8,11 +8,12 @@ import numpy as np
 import pandas as pd
 
 from probe.behaviour import scores
-from probe.behaviour.columns import nearest_name, text_of
+from probe.behaviour.columns import text_of
 from probe.behaviour.intervals import proportion
 from probe.behaviour.outcomes import read_outcomes
 from probe.values import ALL, ProbeError
 from probe.values.cells import STATUSES
+from probe.values.nearest import nearest
 
 COLUMNS = ("group", "stratum", "status", "value", "low", "high", "n", "k")
 
@@ -26,9 +27,7 @@ def answer_rates(table: pd.DataFrame, by: str = "persona", *, options: Sequence[
         ProbeError: the table has no such column, or no ``y_gen``.
     """
     if by not in table:
-        raise ProbeError(
-            f"the table has no column {by!r}. {nearest_name(by, tuple(map(str, table.columns)), 'column')}"
-        )
+        raise ProbeError(f"the table has no column {by!r}. {nearest(by, tuple(map(str, table.columns)), 'column')}")
     outcomes = read_outcomes(table, options=options)
     if "y_gen" not in outcomes.told:
         raise ProbeError("rates of answers need the column y_gen, which the table does not have")

@@ -9,12 +9,12 @@ import pandas as pd
 from jaxtyping import Float, Int
 from scipy import stats
 
-from probe.behaviour.columns import nearest_name
 from probe.behaviour.components import henderson, levels_of, same_partition
 from probe.behaviour.contrasts import CONTRASTS
 from probe.behaviour.measures import split_by_columns
 from probe.behaviour.outcomes import read_outcomes
 from probe.values import ALL, ProbeError
+from probe.values.nearest import nearest
 
 COMPONENTS = ("persona", "wording", "case", "persona x case", "wording x case", "run", "seed", "remainder")
 """``wording`` lies within its persona; ``run`` is what all cells of one seed share, ``seed`` what the same cell varies
@@ -52,7 +52,7 @@ def variance_components(
     known = {contrast.name: contrast for contrast in CONTRASTS}
     for name in metrics:
         if name not in known:
-            raise ProbeError(f"{name!r} has no variance components. {nearest_name(name, tuple(known), 'metric')}")
+            raise ProbeError(f"{name!r} has no variance components. {nearest(name, tuple(known), 'metric')}")
     present, absent = split_by_columns([known[name] for name in metrics], outcomes)
     names = {key: getattr(outcomes, key) for key in ("persona", "wording", "case", "seed", "stratum")}
     rows = []

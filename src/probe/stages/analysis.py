@@ -14,6 +14,7 @@ from probe import behaviour, mechanism
 from probe.behaviour import Settings
 from probe.store import Store
 from probe.values import ALL, ProbeError
+from probe.values.nearest import nearest
 from probe.values.spreadsheets import inert
 
 DEFAULT_BASE = "none"
@@ -195,8 +196,6 @@ def _base(source: Store | pd.DataFrame, asked: str | None, personas: Sequence[st
     if asked is None:
         return str(study_of(source).get("base", DEFAULT_BASE))
     if asked not in personas:
-        from probe.study.located import nearest  # late: only a refusal needs it
-
         raise ProbeError(f"the base persona {asked!r} is not in the table. {nearest(asked, personas, 'persona')}")
     return asked
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.panel import Panel
@@ -11,12 +11,13 @@ from rich.text import Text
 
 from probe.prompts import Parsed, parse_answer
 from probe.prompts.reasoning import answer_start
+from probe.report.style import visible
 from probe.stages.parsing import BUILTIN, Answer, answers, own_parser, parser_of
 from probe.stages.targets import open_target
 from probe.stages.terminal import console, say
-from probe.study.located import nearest
 from probe.values import ParserSettings, ProbeError
 from probe.values.cells import STATUSES
+from probe.values.nearest import nearest
 
 MARKS = "»", "«"
 """Around what was read, so that a file or a terminal without colours shows it too."""
@@ -93,17 +94,9 @@ def _show(text: str, parsed: Parsed, settings: ParserSettings, *, title: str, sa
     begins = answer_start(text, settings.reasoning)
     reasoned = min(start, len(text) if begins is None else begins)
     body = Text()
-    body.append(printable(text[:reasoned]), style="dim")
-    body.append(printable(text[reasoned:start]))
+    body.append(visible(text[:reasoned]), style="dim")
+    body.append(visible(text[reasoned:start]))
     if parsed.span:
-        body.append(f"{MARKS[0]}{printable(text[start:end])}{MARKS[1]}", style="bold reverse")
-    body.append(printable(text[end:]))
-    console().print(Panel(body, title=Text(printable(title)), subtitle=Text(printable(said)), title_align="left"))
-
-
-def printable(text: str) -> str:
-    """The text with control characters as escapes: a model may write what a terminal would obey."""
-    return "".join(c if c in "\n\t" or c.isprintable() or c in _JOINERS else ascii(c)[1:-1] for c in text)
-
-
-_JOINERS: Iterable[str] = frozenset("\u200d\ufe0f\u00a0\u202f\u3000")
+        body.append(f"{MARKS[0]}{visible(text[start:end])}{MARKS[1]}", style="bold reverse")
+    body.append(visible(text[end:]))
+    console().print(Panel(body, title=Text(visible(title)), subtitle=Text(visible(said)), title_align="left"))

@@ -13,8 +13,8 @@ from pandas.errors import ParserWarning
 from probe.behaviour import rename_columns
 from probe.stages.terminal import say
 from probe.store import Store, open_store
-from probe.study.located import nearest
 from probe.values import ProbeError
+from probe.values.nearest import nearest
 
 TABLES = (".csv", ".jsonl", ".parquet")
 """Suffixes of a table of predictions."""

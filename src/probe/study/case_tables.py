@@ -15,8 +15,9 @@ from typing import Annotated, Any
 from pydantic import PlainValidator
 
 from probe.study.checked import CLOSED, Name, checked
-from probe.study.located import Loc, Located, kind_of, nearest
+from probe.study.located import Loc, Located, kind_of
 from probe.values import StudyError
+from probe.values.nearest import nearest
 
 FACTORS = ("stratum", "family")
 """Fields that stand in a sample's metadata."""

@@ -12,8 +12,9 @@ from typing import Annotated, Any, TypeVar, cast, get_type_hints
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Strict, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from probe.study.located import Loc, Located, kind_of, nearest
+from probe.study.located import Loc, Located, kind_of
 from probe.values import StudyError
+from probe.values.nearest import nearest
 
 T = TypeVar("T")
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from probe.study.located import Located, nearest
+from probe.study.located import Located
 from probe.study.spec import DEFAULT, ConditionSpec, GenerationSpec, StudyFile
 from probe.values import ALL, Case, Persona, StudyError, Task
+from probe.values.nearest import nearest
 
 
 def refuse_misfits(

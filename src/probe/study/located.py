@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from typing import Any
 
 from probe.values import StudyError
-
-_PLURALS = {"analysis": "analyses", "stratum": "strata"}
 
 Loc = tuple[str | int, ...]
 """A path into nested mappings and lists: keys and indices."""
@@ -53,18 +50,6 @@ def dotted(loc: Loc) -> str:
     for part in loc:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
     return text
-
-
-def nearest(name: str, known: Iterable[str], what: str) -> str:
-    """A remedy: the known name that is nearest to an unknown one, or all of them where none is near."""
-    names = list(known)
-    by_folded = {candidate.casefold(): candidate for candidate in reversed(names)}
-    close = get_close_matches(name.casefold(), by_folded, n=1, cutoff=0.6)
-    if close:
-        return f"The nearest known {what} is {by_folded[close[0]]!r}"
-    shown = ", ".join(repr(candidate) for candidate in names[:12])
-    more = f" and {len(names) - 12} more" if len(names) > 12 else ""
-    return f"Known {_PLURALS.get(what, f'{what}s')}: {shown}{more}"
 
 
 def kind_of(value: Any) -> str:

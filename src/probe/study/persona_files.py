@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from probe.study.checked import CLOSED, Id, Name, Text, checked, refuse_same_ids
-from probe.study.located import Located, kind_of, nearest
+from probe.study.located import Located, kind_of
 from probe.values import Persona
+from probe.values.nearest import nearest
 
 PLAIN = "plain"
 """The name of *no style* in a crossing."""

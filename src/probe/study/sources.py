@@ -14,12 +14,13 @@ from probe.study.checked import CLOSED, Line, checked
 from probe.study.csv_marks import read_csv
 from probe.study.hub_cases import HubSource, read_hub
 from probe.study.json_marks import read_jsonl
-from probe.study.located import Located, kind_of, nearest
+from probe.study.located import Located, kind_of
 from probe.study.persona_files import PlacedPersona, placed_personas, read_personas
 from probe.study.task_files import read_task
 from probe.study.text_files import is_there
 from probe.study.yaml_marks import read_yaml
 from probe.values import Case, Persona, Task
+from probe.values.nearest import nearest
 
 _BUILTIN = "builtin:"
 _BUILTIN_FILES = Path(__file__).parent / "builtin"

@@ -12,8 +12,9 @@ from annotated_types import Ge
 from pydantic import AfterValidator, BeforeValidator, PlainValidator
 
 from probe.study.checked import CLOSED, Count, Flag, Line, Name, Text
-from probe.study.located import kind_of, nearest
+from probe.study.located import kind_of
 from probe.values import ALL, POSITIONS
+from probe.values.nearest import nearest
 
 ANALYSES = ("metrics", "directions", "report")
 """The analyses that this version has, in the order in which they run."""

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from probe.study.checked import CLOSED, Id, Line, Name, Text, checked, refuse_same_ids
-from probe.study.located import Loc, Located, kind_of, nearest
+from probe.study.located import Loc, Located, kind_of
 from probe.study.parser_files import parser_entry, read_parser
 from probe.values import DEFAULT_PARSER, Option, Task
+from probe.values.nearest import nearest
 
 
 @dataclass(frozen=True)
