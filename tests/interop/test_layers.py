@@ -10,6 +10,7 @@ import torch
 from probe.interop import block_before, hidden_states_index, hook_name, point_after_block, point_of_hook
 from probe.models import find_model
 from probe.models.hf import HFBackend
+from probe.models.points import residual_points
 from probe.models.protocol import Reads
 from probe.values import ProbeError
 from tests.tiny_models import save_tiny_model
@@ -24,17 +25,19 @@ def test_every_point_is_the_output_of_the_block_that_the_mapping_names(tmp_path:
         block.register_forward_hook(lambda _m, _a, out: outputs.append(out)) for block in backend.model.model.layers
     ]
     ids = torch.tensor([[5, 6, 7]])
-    got = backend.forward(ids, torch.ones_like(ids), Reads(tuple(range(n_layers + 1)), torch.tensor([[0, 1, 2]])))
+    got = backend.forward(
+        ids, torch.ones_like(ids), Reads(residual_points(tuple(range(n_layers + 1))), torch.tensor([[0, 1, 2]]))
+    )
     for hook in hooks:
         hook.remove()
     states = backend.model(ids, output_hidden_states=True).hidden_states
     for block in range(n_layers):
         point = point_after_block(block, n_layers)
         assert block_before(point, n_layers) == block
-        assert torch.equal(got.points[point], outputs[block])
-        assert not torch.equal(got.points[point - 1], outputs[block])
+        assert torch.equal(got.values["resid"][point], outputs[block])
+        assert not torch.equal(got.values["resid"][point - 1], outputs[block])
     for point in range(n_layers):
-        torch.testing.assert_close(states[hidden_states_index(point, n_layers)], got.points[point])
+        torch.testing.assert_close(states[hidden_states_index(point, n_layers)], got.values["resid"][point])
 
 
 def test_names_go_there_and_back_and_pre_of_a_block_is_post_of_the_one_below() -> None:

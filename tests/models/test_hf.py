@@ -11,8 +11,10 @@ from torch import nn
 
 from probe.models import find_model, read_shape
 from probe.models.check import check_backend
+from probe.models.edits import Edit
 from probe.models.hf import HFBackend
 from probe.models.loading import load_backend
+from probe.models.points import HookPoint, residual_points
 from probe.models.protocol import Reads
 from probe.values import ModelError
 from tests.tiny_models import FAMILIES, save_tiny_model
@@ -34,7 +36,9 @@ def load(folder: Path) -> HFBackend:
 
 def everything(backend: HFBackend, ids: torch.Tensor) -> Reads:
     n_rows, length = ids.shape
-    return Reads(tuple(range(backend.facts.shape.n_layers + 1)), torch.arange(length).expand(n_rows, length))
+    return Reads(
+        residual_points(tuple(range(backend.facts.shape.n_layers + 1))), torch.arange(length).expand(n_rows, length)
+    )
 
 
 def hooks_on(backend: HFBackend) -> int:
@@ -48,10 +52,10 @@ def test_points_below_the_last_equal_hidden_states(folders: dict[str, Path], fam
     got = backend.forward(ids, torch.ones_like(ids), everything(backend, ids))
     expected = backend.model(input_ids=ids, output_hidden_states=True, use_cache=False)
     for layer, states in enumerate(expected.hidden_states[:-1]):
-        torch.testing.assert_close(got.points[layer], states, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(got.values["resid"][layer], states, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(got.logits, expected.logits[:, -1], rtol=1e-5, atol=1e-4)
     # The control: hidden_states[-1] stands after the final norm, so the last point is something else.
-    assert not torch.allclose(got.points[-1], expected.hidden_states[-1], rtol=1e-3, atol=1e-3)
+    assert not torch.allclose(got.values["resid"][-1], expected.hidden_states[-1], rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("family", FOLLOWING)
@@ -69,7 +73,11 @@ def test_the_last_point_is_what_the_final_norm_receives(folders: dict[str, Path]
     ids = torch.randint(5, 600, (1, 7), generator=torch.Generator().manual_seed(2))
     got = backend.forward(ids, torch.ones_like(ids), everything(backend, ids))
     handle.remove()
-    torch.testing.assert_close(got.points[-1], received[-1], rtol=0, atol=0)
+    torch.testing.assert_close(got.values["resid"][-1], received[-1], rtol=0, atol=0)
+
+
+def adding(point: HookPoint, vector: torch.Tensor, ids: torch.Tensor) -> Edit:
+    return Edit(point, "add", torch.ones_like(ids, dtype=torch.bool), vector.expand(len(ids), -1))
 
 
 @pytest.mark.parametrize("family", FOLLOWING)
@@ -80,15 +88,12 @@ def test_an_edit_acts_at_its_point_and_is_undone_bit_for_bit(folders: dict[str, 
     hooks_before = hooks_on(backend)
     plain = backend.forward(ids, mask, reads)
     vector = torch.randn(backend.facts.shape.d_model, generator=torch.Generator().manual_seed(4))
-    with backend.adding(1, vector):
-        edited = backend.forward(ids, mask, reads)
-    torch.testing.assert_close(edited.points[1], plain.points[1] + vector)
-    assert torch.equal(edited.points[0], plain.points[0])
-    assert not torch.allclose(edited.points[2], plain.points[2])
-    with backend.adding(1, 0 * vector):
-        assert torch.equal(backend.forward(ids, mask, reads).logits, plain.logits)
-    with pytest.raises(RuntimeError, match="planted"), backend.adding(1, vector):
-        raise RuntimeError("planted")
+    edit, still = (adding(HookPoint("resid", 1), scale * vector, ids) for scale in (1, 0))
+    edited = backend.forward(ids, mask, reads, edits=(edit,))
+    torch.testing.assert_close(edited.values["resid"][1], plain.values["resid"][1] + vector)
+    assert torch.equal(edited.values["resid"][0], plain.values["resid"][0])
+    assert not torch.allclose(edited.values["resid"][2], plain.values["resid"][2])
+    assert torch.equal(backend.forward(ids, mask, reads, edits=(still,)).logits, plain.logits)
     assert torch.equal(backend.forward(ids, mask, reads).logits, plain.logits)
     assert hooks_on(backend) == hooks_before  # transformers keeps some of its own there, after the check at load
 
@@ -97,11 +102,10 @@ def test_a_span_mean_is_the_mean_of_its_columns(folders: dict[str, Path]) -> Non
     backend = load(folders["llama"])
     ids = torch.randint(5, 600, (2, 8), generator=torch.Generator().manual_seed(5))
     spans = torch.tensor([[[2, 5]], [[0, 8]]])
-    reads = Reads((0, 3), torch.arange(8).expand(2, 8), spans)
+    reads = Reads(residual_points((0, 3)), torch.arange(8).expand(2, 8), spans)
     got = backend.forward(ids, torch.ones_like(ids), reads)
-    assert got.means is not None
-    torch.testing.assert_close(got.means[:, 0, 0], got.points[:, 0, 2:5].mean(1))
-    torch.testing.assert_close(got.means[:, 1, 0], got.points[:, 1].mean(1))
+    torch.testing.assert_close(got.means["resid"][:, 0, 0], got.values["resid"][:, 0, 2:5].mean(1))
+    torch.testing.assert_close(got.means["resid"][:, 1, 0], got.values["resid"][:, 1].mean(1))
 
 
 def test_a_model_whose_hooks_read_something_else_is_refused(folders: dict[str, Path]) -> None:

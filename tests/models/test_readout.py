@@ -10,6 +10,7 @@ import torch
 
 from probe.models import find_model
 from probe.models.loading import load_backend
+from probe.models.points import residual_points
 from probe.models.protocol import Reads
 from probe.models.readout import Readout, find_readout
 from tests.tiny_models import FAMILIES, save_tiny_model
@@ -34,11 +35,13 @@ def test_the_last_point_gives_the_models_logits_and_another_point_does_not(tmp_p
     assert readout is not None
     ids = torch.randint(5, 600, (2, 9), generator=torch.Generator().manual_seed(7))
     n_layers = backend.facts.shape.n_layers
-    got = backend.forward(ids, torch.ones_like(ids), Reads((n_layers - 1, n_layers), torch.tensor([[8], [8]])))
+    got = backend.forward(
+        ids, torch.ones_like(ids), Reads(residual_points((n_layers - 1, n_layers)), torch.tensor([[8], [8]]))
+    )
     expected = got.logits[:, list(TOKENS)].numpy()
     scale = np.abs(expected).max()
-    assert np.abs(logits_of(readout, got.points[1, :, 0].numpy()) - expected).max() < 1e-4 * scale
-    assert np.abs(logits_of(readout, got.points[0, :, 0].numpy()) - expected).max() > 1e-2 * scale
+    assert np.abs(logits_of(readout, got.values["resid"][1, :, 0].numpy()) - expected).max() < 1e-4 * scale
+    assert np.abs(logits_of(readout, got.values["resid"][0, :, 0].numpy()) - expected).max() > 1e-2 * scale
 
 
 def test_a_head_of_another_form_has_no_readout(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from probe.capture.sampling import Sampling
+from probe.models.points import residual_points
 from probe.models.protocol import Reads
 from probe.prompts import LabelTokens
 
@@ -67,7 +68,7 @@ def prefill_reads(
             for row, pad in zip(rows, pads, strict=True)
         ]
         spans = torch.tensor(inside, device=device)
-    return Reads(settings.layers, torch.tensor(columns, device=device), spans)
+    return Reads(residual_points(settings.layers), torch.tensor(columns, device=device), spans)
 
 
 def new_token_caps(rows: Sequence[PassInput], max_new: int, context: int | None) -> list[tuple[int, str]]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from probe.capture.batching import PassInput, PassSettings, left_padded, new_token_caps, prefill_reads
 from probe.capture.label_reads import read_labels
 from probe.capture.sampling import Chooser
+from probe.models.points import residual_points
 from probe.models.protocol import Backend, Forward, Reads
 from probe.prompts import LetterVocabulary
 from probe.values import LabelRead
@@ -79,18 +80,17 @@ def run_pass(
 def _after_prefill(
     rows: Sequence[PassInput], first: Forward, settings: PassSettings, context: int | None
 ) -> list[RawRow]:
-    reads = read_labels(first.logits, [row.labels for row in rows])
+    reads = read_labels(first.logits[:, 0], [row.labels for row in rows])
     caps = new_token_caps(rows, settings.max_new_tokens, context)
     raw = []
     for i, row in enumerate(rows):
         resid: dict[str, Tensor] = {}
         # prompt_end is always kept here: it is also the answer site of a row that opens with its letter.
-        resid["prompt_end"] = first.points[:, i, 0]
+        resid["prompt_end"] = first.values["resid"][:, i, 0]
         if "persona_end" in settings.positions and row.persona_end is not None:
-            resid["persona_end"] = first.points[:, i, 1]
+            resid["persona_end"] = first.values["resid"][:, i, 1]
         if "case_mean" in settings.positions and row.case_tokens is not None:
-            assert first.means is not None
-            resid["case_mean"] = first.means[:, i, 0]
+            resid["case_mean"] = first.means["resid"][:, i, 0]
         raw.append(RawRow(prompt_read=reads[i], resid=resid, cap=caps[i], stop="" if caps[i][0] > 0 else caps[i][1]))
     return raw
 
@@ -109,10 +109,10 @@ def _decode(
     ends = frozenset(shape.end_ids)
     lettered = torch.zeros(shape.vocab, dtype=torch.bool)
     lettered[[i for i in vocabulary.token_ids if i < shape.vocab]] = True
-    newest = Reads(settings.layers, torch.zeros((len(raw), 1), dtype=torch.long, device=facts.device))
+    newest = Reads(residual_points(settings.layers), torch.zeros((len(raw), 1), dtype=torch.long, device=facts.device))
     mean = _ResponseMean(len(raw)) if "response_mean" in settings.positions else None
     while not all(row.stop for row in raw):
-        chosen = chooser.choose(current.logits)
+        chosen = chooser.choose(current.logits[:, 0])
         running = torch.tensor([not row.stop for row in raw])
         later = torch.tensor([bool(row.tokens) for row in raw])
         _keep_letter_steps(raw, running & later & lettered[chosen], chosen, current, vocabulary)
@@ -121,9 +121,9 @@ def _decode(
             break
         # The cache took the mask's columns so far; the rows that have ended go on unread until the batch has.
         mask = torch.cat([mask, mask.new_ones((len(raw), 1))], dim=1)
-        current = backend.forward(chosen[:, None].to(facts.device), mask, newest, current.cache)
+        current = backend.forward(chosen[:, None].to(facts.device), mask, newest, cache=current.cache)
         if mean is not None:
-            mean.add(current.points[:, :, 0], torch.tensor(appended))
+            mean.add(current.values["resid"][:, :, 0], torch.tensor(appended))
     if mean is not None:
         mean.give(raw)
 
@@ -138,10 +138,10 @@ def _keep_letter_steps(
     rows = hit.nonzero()[:, 0].tolist()
     if not rows:
         return
-    reads = read_labels(current.logits[rows], [vocabulary.counterparts(int(chosen[i])) for i in rows])
+    reads = read_labels(current.logits[rows, 0], [vocabulary.counterparts(int(chosen[i])) for i in rows])
     for i, read in zip(rows, reads, strict=True):
         row, word = raw[i], vocabulary.is_word(int(chosen[i]))
-        row.letter_steps.append(LetterStep(len(row.tokens), current.points[:, i, 0].clone(), read, word))
+        row.letter_steps.append(LetterStep(len(row.tokens), current.values["resid"][:, i, 0].clone(), read, word))
         row.n_letter_steps += 1
         if len(row.letter_steps) > KEPT_STEPS:
             words = [at for at, step in enumerate(row.letter_steps) if step.word]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from probe.models.edits import Edit
 from probe.models.hf import HFBackend
+from probe.models.points import HookPoint, residual_points
 from probe.models.protocol import Reads
 from probe.values import ModelError
 
@@ -28,26 +30,27 @@ def check_backend(backend: HFBackend) -> None:
     ids = torch.randint(0, shape.vocab, (1, _LENGTH), generator=generator).to(device)
     mask = torch.ones_like(ids)
     layers = tuple(range(shape.n_layers + 1))
-    reads = Reads(layers, torch.arange(_LENGTH, device=device)[None])
+    reads = Reads(residual_points(layers), torch.arange(_LENGTH, device=device)[None])
     plain = backend.forward(ids, mask, reads)
     with torch.inference_mode():
         states = backend.model(input_ids=ids, attention_mask=mask, output_hidden_states=True, use_cache=False)
     tolerance = _TOLERANCE.get(facts.dtype, 2e-2)
     for layer in layers[:-1]:
-        if not _close(plain.points[layer, 0], states.hidden_states[layer][0], tolerance):
+        if not _close(plain.values["resid"][layer, 0], states.hidden_states[layer][0], tolerance):
             raise ModelError(
                 f"{facts.architecture}: residual point {layer} read by a hook is not hidden_states[{layer}]; "
                 "this architecture is not supported"
             )
-    if not _close(plain.logits[0], states.logits[0, -1].float(), tolerance):
+    if not _close(plain.logits[0, 0], states.logits[0, -1].float(), tolerance):
         raise ModelError(f"{facts.architecture}: the logits change with the cache; this architecture is not supported")
-    size = plain.points[-1].float().std()
+    size = plain.values["resid"][-1].float().std()
     for layer in (shape.n_layers // 2, shape.n_layers):
         noise = torch.randn(shape.d_model, generator=generator).to(device) * size
-        with backend.adding(layer, noise.to(facts.dtype)):
-            edited = backend.forward(ids, mask, reads)
-        below = torch.equal(edited.points[:layer], plain.points[:layer])
-        above = not torch.equal(edited.points[layer:], plain.points[layer:])
+        edit = Edit(HookPoint("resid", layer), "add", torch.ones_like(ids, dtype=torch.bool), noise[None])
+        edited = backend.forward(ids, mask, reads, edits=(edit,))
+        now, before = edited.values["resid"], plain.values["resid"]
+        below = torch.equal(now[:layer], before[:layer])
+        above = not torch.equal(now[layer:], before[layer:])
         if not below or not above or torch.equal(edited.logits, plain.logits):
             raise ModelError(
                 f"{facts.architecture}: an edit of residual point {layer} does not act there and above only"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -13,7 +13,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from probe.models.configuration import shape_of
+from probe.models.edits import Edit
 from probe.models.layers import find_blocks
+from probe.models.points import HookPoint
 from probe.models.protocol import Forward, ModelFacts, Reads
 from probe.models.sources import ModelSource
 from probe.values import ModelError
@@ -73,7 +75,9 @@ class HFBackend:
         ids: Int[Tensor, "batch pos"],
         mask: Int[Tensor, "batch past_and_pos"],
         reads: Reads,
+        *,
         cache: Any = None,
+        edits: Sequence[Edit] = (),
     ) -> Forward:
         """See the protocol; position ids count the mask, so that left padding shifts nothing."""
         inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask, "use_cache": True, "return_dict": True}
@@ -84,27 +88,27 @@ class HFBackend:
             # A row that has ended goes on unread until its batch has; its positions stay inside the context.
             last = None if self.facts.shape.context is None else self.facts.shape.context - 1
             inputs["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0, max=last)[:, -ids.shape[1] :]
+        at = reads.logits_at
+        if at is None:
+            at = torch.full((ids.shape[0], 1), ids.shape[1] - 1, device=ids.device)
+        kept = torch.unique(at)
         if "logits_to_keep" in self._accepts:
-            inputs["logits_to_keep"] = 1
-        with self._reading(reads) as recorded:
+            inputs["logits_to_keep"] = kept
+            at = torch.searchsorted(kept, at)
+        with self._hooked(reads, edits) as recorded:
             output = self.model(**inputs)
-        points = torch.stack([recorded.points[layer] for layer in reads.layers])
-        means = torch.stack([recorded.means[layer] for layer in reads.layers]) if reads.spans is not None else None
-        return Forward(output.logits[:, -1].float(), points, means, getattr(output, self._cache_name))
+        rows = torch.arange(ids.shape[0], device=ids.device)[:, None]
+        logits = output.logits[rows, at].float()
+        return Forward(logits, *recorded.by_stream(), getattr(output, self._cache_name))
 
     @contextmanager
-    def adding(self, layer: int, vector: Float[Tensor, " d_model"]) -> Iterator[None]:
-        """See the protocol."""
-        with ExitStack() as hooks:
-            self._hook(hooks, layer, lambda hidden: hidden + vector)
-            yield
-
-    @contextmanager
-    def _reading(self, reads: Reads) -> Iterator[_Recorded]:
+    def _hooked(self, reads: Reads, edits: Sequence[Edit]) -> Iterator[_Recorded]:
         recorded = _Recorded(reads)
         with ExitStack() as hooks:
-            for layer in reads.layers:
-                self._hook(hooks, layer, lambda hidden, layer=layer: recorded.take(layer, hidden))
+            for edit in edits:
+                self._hook(hooks, edit.point.layer, edit)
+            for point in reads.points:
+                self._hook(hooks, point.layer, lambda hidden, point=point: recorded.take(point, hidden))
             yield recorded
 
     def _hook(self, hooks: ExitStack, layer: int, function: Any) -> None:
@@ -139,15 +143,25 @@ class _Recorded:
         self._columns = reads.columns
         self._spans = reads.spans
         self._weights: Tensor | None = None
-        self.points: dict[int, Tensor] = {}
-        self.means: dict[int, Tensor] = {}
+        self._points = reads.points
+        self._values: dict[HookPoint, Tensor] = {}
+        self._means: dict[HookPoint, Tensor] = {}
 
-    def take(self, layer: int, hidden: Float[Tensor, "batch pos d_model"]) -> None:
-        self.points[layer] = hidden[self._rows, self._columns]
+    def take(self, point: HookPoint, hidden: Float[Tensor, "batch pos width"]) -> None:
+        self._values[point] = hidden[self._rows, self._columns]
         if self._spans is not None:
-            self.means[layer] = einsum(
+            self._means[point] = einsum(
                 self._span_weights(hidden.shape[1]), hidden.float(), "batch span pos, batch pos d -> batch span d"
             )
+
+    def by_stream(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Values and means of each stream, its layers in the order of the reads."""
+        streams = dict.fromkeys(point.stream for point in self._points)
+        own = {stream: [point for point in self._points if point.stream == stream] for stream in streams}
+        values = {stream: torch.stack([self._values[point] for point in points]) for stream, points in own.items()}
+        if self._spans is None:
+            return values, {}
+        return values, {stream: torch.stack([self._means[point] for point in points]) for stream, points in own.items()}
 
     def _span_weights(self, n_pos: int) -> Float[Tensor, "batch span pos"]:
         if self._weights is None:
@@ -197,4 +211,8 @@ def _facts(model: Any, device: torch.device) -> ModelFacts:
         device=device,
         architecture=type(model).__name__,
         attention=str(model.config.get_text_config(decoder=True)._attn_implementation),
+        backend="hf",
+        caching="attention",
+        widths={"resid": model.config.get_text_config(decoder=True).hidden_size},
+        missing={},
     )

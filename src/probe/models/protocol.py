@@ -1,54 +1,76 @@
-"""What capture may ask of a model: token ids and masks in, residuals and logits out. Never strings."""
+"""What capture may ask of a model: token ids and masks in, activations and logits out. Never strings."""
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from probe.models.configuration import ModelShape
+from probe.models.edits import Edit
+from probe.models.points import HookPoint
+
+Caching = Literal["attention", "recurrent", "none"]
+"""What a cache can do. ``attention``: keys and values per token, which can be aligned, cropped and joined row by row.
+``recurrent``: some layer keeps a state of everything so far: rows can be copied and dropped, nothing can be cropped.
+``none``: the whole sequence is run again for every token."""
 
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What is known of a loaded model: its shape, and how and where it computes."""
+    """What is known of a loaded model: its shape, how and where it computes, and what of it can be read.
+
+    ``widths`` are the streams that this backend reads on this architecture, with the width of each (``head_out``: heads
+    x head width); ``resid`` is always there. ``missing`` says, for each stream that is not, why not, in one sentence.
+    """
 
     shape: ModelShape
     dtype: torch.dtype
     device: torch.device
     architecture: str
     attention: str
+    backend: str
+    caching: Caching
+    widths: Mapping[str, int]
+    missing: Mapping[str, str]
 
 
 @dataclass(frozen=True, eq=False)
 class Reads:
-    """What one forward records: residual points ``layers`` at ``columns`` and, as fp32 means, over ``spans``.
+    """What one forward records: hook points at ``columns`` and, as fp32 means, over ``spans`` of its new tokens.
 
-    A span is ``[start, end)`` in columns; an empty one gives zeros and is the caller's to leave out.
+    A span is ``[start, end)`` in columns; an empty one gives zeros and is the caller's to leave out. ``logits_at`` are
+    the columns whose next-token logits are wanted, by default the last one. Columns count the tokens given to this
+    forward, pads included, not those in its cache.
     """
 
-    layers: tuple[int, ...]
+    points: tuple[HookPoint, ...]
     columns: Int[Tensor, "batch column"]
     spans: Int[Tensor, "batch span 2"] | None = None
+    logits_at: Int[Tensor, "batch kept"] | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Forward:
-    """What one forward gave: next-token logits at the last column (fp32), the reads, and the cache to go on with."""
+    """What one forward gave: next-token logits (fp32), what was read by stream, and the cache to go on with.
 
-    logits: Float[Tensor, "batch vocab"]
-    points: Float[Tensor, "layer batch column d_model"]
-    means: Float[Tensor, "layer batch span d_model"] | None
+    The layers of ``values[stream]`` and ``means[stream]`` are those of the reads' points of that stream, in their
+    order. Values are copies: they keep no activation alive.
+    """
+
+    logits: Float[Tensor, "batch kept vocab"]
+    values: Mapping[str, Float[Tensor, "layer batch column width"]]
+    means: Mapping[str, Float[Tensor, "layer batch span width"]]
     cache: Any
 
 
 @runtime_checkable
 class Backend(Protocol):
-    """A decoder that can be read while it runs."""
+    """A decoder that can be read and edited while it runs."""
 
     facts: ModelFacts
 
@@ -57,11 +79,15 @@ class Backend(Protocol):
         ids: Int[Tensor, "batch pos"],
         mask: Int[Tensor, "batch past_and_pos"],
         reads: Reads,
+        *,
         cache: Any = None,
+        edits: Sequence[Edit] = (),
     ) -> Forward:
-        """Run the model on new tokens after ``cache`` (which it consumes). ``mask`` spans past and new tokens."""
-        ...
+        """Run the model on new tokens after ``cache``, which it takes over and changes.
 
-    def adding(self, layer: int, vector: Float[Tensor, " d_model"]) -> AbstractContextManager[None]:
-        """While open, add ``vector`` to residual point ``layer`` at every position, before anything reads it."""
+        ``mask`` spans past and new tokens; positions count its ones, so pads shift nothing. At one hook point edits act
+        in their order, before anything reads it; what is recorded there is the edited value.
+
+        Whatever happens inside, no hook and no edit is left behind.
+        """
         ...

@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from probe.models.hf import HFBackend
+from probe.models.points import HookPoint
 from probe.models.protocol import Backend, Reads
 
 _TOLERANCE = 1e-3
@@ -69,7 +70,8 @@ def find_readout(backend: Backend, token_ids: Sequence[int]) -> Readout | None:
     shape, device = backend.facts.shape, backend.facts.device
     ids = torch.randint(0, shape.vocab, (1, 8), generator=torch.Generator().manual_seed(0)).to(device)
     columns = torch.arange(8, device=device)[None]
-    x = backend.forward(ids, torch.ones_like(ids), Reads((shape.n_layers,), columns)).points[0, 0]
+    reads = Reads((HookPoint("resid", shape.n_layers),), columns)
+    x = backend.forward(ids, torch.ones_like(ids), reads).values["resid"][0, 0]
     states = backend.model(input_ids=ids, output_hidden_states=True, use_cache=False)
     norm = _find_norm(backend, x, states.hidden_states[-1][0])
     head = backend.model.get_output_embeddings()

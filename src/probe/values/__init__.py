@@ -22,15 +22,19 @@ from probe.values.errors import (
     StudyError,
 )
 from probe.values.estimates import Estimate
+from probe.values.interventions import EDIT_POSITIONS, OPERATORS, Intervention
 from probe.values.parsing import DEFAULT_PARSER, ParserSettings, Reasoning
 from probe.values.personas import Persona
-from probe.values.sites import POSITIONS, Site
+from probe.values.sites import POSITIONS, STREAMS, Site
 from probe.values.tasks import Option, Task
 
 __all__ = [
     "ALL",
     "DEFAULT_PARSER",
+    "EDIT_POSITIONS",
+    "OPERATORS",
     "POSITIONS",
+    "STREAMS",
     "Case",
     "Cell",
     "CellRecord",
@@ -40,6 +44,7 @@ __all__ = [
     "Direction",
     "DiskFull",
     "Estimate",
+    "Intervention",
     "LabelError",
     "LabelRead",
     "MissingShard",

@@ -9,6 +9,11 @@ POSITIONS = ("prompt_end", "persona_end", "case_mean", "answer", "response_mean"
 mean over the tokens wholly inside the case text. ``answer``: the position whose next token holds the letter that the
 parser accepted. ``response_mean``: mean over generated tokens without end tokens."""
 
+STREAMS = ("resid", "resid_mid", "attn_out", "mlp_out", "head_out")
+"""``resid``: residual points 0..L. The others are indexed by block 0..L-1. ``attn_out``, ``mlp_out``: the terms that a
+block adds to the residual, after post-norms and multipliers. ``resid_mid`` = point b plus ``attn_out``; a block that
+adds both terms at once has none. ``head_out``: what the heads put side by side into the output projection."""
+
 
 @dataclass(frozen=True, order=True)
 class Site:
