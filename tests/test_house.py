@@ -185,7 +185,13 @@ def test_help_answers_within_a_second_and_without_torch() -> None:
         seconds.append(time.perf_counter() - started)
         assert "capture" in shown.stdout
     assert min(seconds) < 1.0
-    code = "import sys, probe.cli; assert not {'torch', 'transformers', 'pandas', 'matplotlib'} & set(sys.modules)"
+    heavy = {"torch", "transformers", "pandas", "matplotlib", "transformer_lens", "nnsight"}
+    code = f"import sys, probe.cli; assert not {heavy} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_backend_is_imported_only_where_it_is_asked_for() -> None:
+    code = f"import sys, probe.models.loading; assert not {set(ONE_FILE_EACH)} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

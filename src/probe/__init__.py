@@ -13,6 +13,8 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Study": "probe.study",
+    "GivenSpec": "probe.study",
+    "LabelSpec": "probe.study",
     "new_study": "probe.study",
     "run": "probe.stages.api",
     "CapturePolicy": "probe.stages.capture",
@@ -36,6 +38,7 @@ _HOMES = {
     "Task": "probe.values",
     "Option": "probe.values",
     "Condition": "probe.values",
+    "GivenText": "probe.values",
     "Site": "probe.values",
     "Direction": "probe.values",
     "Settings": "probe.behaviour",
@@ -60,8 +63,8 @@ if TYPE_CHECKING:
     from probe.stages.capture import CapturePolicy
     from probe.stages.importing import Origin, import_store
     from probe.store import Store, open_store
-    from probe.study import Study, new_study
-    from probe.values import Case, Condition, Direction, Estimate, Option, Persona, ProbeError, Site, Task
+    from probe.study import GivenSpec, LabelSpec, Study, new_study
+    from probe.values import Case, Condition, Direction, Estimate, GivenText, Option, Persona, ProbeError, Site, Task
 
 __all__ = [
     "CapturePolicy",
@@ -69,6 +72,9 @@ __all__ = [
     "Condition",
     "Direction",
     "Estimate",
+    "GivenSpec",
+    "GivenText",
+    "LabelSpec",
     "Option",
     "Origin",
     "Persona",

@@ -9,12 +9,14 @@ from typing import Annotated
 import typer
 
 from probe.cli_options import (
+    Backend,
     Base,
     ColumnNames,
     FiguresOption,
     Fresh,
     MetricsOptions,
     StoreOption,
+    StudyFile,
     StudyOptions,
     column_names,
     expanded,
@@ -49,12 +51,12 @@ def main() -> None:
 
 
 @app.command()
-def demo(fresh: Fresh = False) -> None:
+def demo(backend: Backend = None, fresh: Fresh = False) -> None:
     """The whole study on the embedded organism: a table here, figures and a report under figures/demo/."""
     from probe.stages.demo import demo_study
     from probe.stages.run import run_study
 
-    sys.exit(run_study(demo_study(), fresh=fresh).exit_status)
+    sys.exit(run_study(demo_study(backend or "hf"), fresh=fresh).exit_status)
 
 
 @app.command()
@@ -171,6 +173,23 @@ def report(target: Target, base: Base = None, store: StoreOption = None, out: Fi
     from probe.stages.commands import run_report
 
     run_report(target, store=store, base=base, out=out)
+
+
+@app.command()
+def tokens(
+    study: StudyFile,
+    persona: Annotated[str | None, typer.Option(help="Only this persona's first cell.")] = None,
+    case: Annotated[str | None, typer.Option(help="This case in place of the first.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override one setting of the study; repeatable.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object in place of tables.")] = False,
+) -> None:
+    """Exactly which tokens each site and label of a study reads, for its model's tokenizer; loads no weights."""
+    from probe.stages.tokens import show_tokens
+    from probe.study import Study
+
+    sys.exit(show_tokens(Study.load(study, overrides=set_ or []), persona=persona, case=case, as_json=as_json))
 
 
 @app.command()

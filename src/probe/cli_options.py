@@ -34,6 +34,7 @@ ColumnNames = Annotated[
     list[str] | None,
     typer.Option(metavar="OURS=THEIRS", help="A column that the table calls otherwise: case=question_id; repeatable."),
 ]
+Backend = Annotated[str | None, typer.Option(help="How the model is read: hf, transformer-lens or nnsight.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Remove what the store holds and start again.")]
 
 
@@ -46,7 +47,7 @@ class StudyOptions:
     batch_size: Annotated[str | None, typer.Option(help="Prompts per forward pass: auto or a number.")] = None
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, mps, ...")] = None
     dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")] = None
-    backend: Annotated[str | None, typer.Option(help="How the model is read: hf.")] = None
+    backend: Backend = None
     engine: Annotated[str, typer.Option(help="Where shards run: local.")] = "local"
     seed: Annotated[
         int | None, typer.Option(min=0, help="Seed of the split into fitting and judging cases, not of sampling.")
@@ -134,6 +135,10 @@ class MetricsOptions:
     cut: Annotated[
         str, typer.Option(metavar="CUT", help="What over- and under-triage are: high-vs-rest, strict or ordinal.")
     ] = "high-vs-rest"
+    site: Annotated[
+        str,
+        typer.Option(metavar="SITE", help="Where the latent label is read: prompt_end, forced, after_reasoning, ..."),
+    ] = "prompt_end"
     columns: ColumnNames = None
     parser: Annotated[
         str | None,
@@ -158,6 +163,7 @@ class MetricsOptions:
             high_risk=self.high_risk,
             settings=Settings(n_bins=self.bins, cut=CUTS[self.cut]),
             equal_mass=self.ece == "equal-mass",
+            site=self.site,
         )
 
 

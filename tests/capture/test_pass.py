@@ -10,10 +10,11 @@ import torch
 from transformers import GenerationConfig, set_seed
 
 from probe.capture import PassInput, PassSettings, run_pass
-from probe.capture.decoding import KEPT_STEPS, RawRow
+from probe.capture.raw_rows import KEPT_STEPS, RawRow
 from probe.models import find_model
 from probe.models.hf import HFBackend
 from probe.models.loading import load_backend
+from probe.models.points import residual_points
 from probe.prompts import LabelTokens, LetterVocabulary, PromptBuilder, label_tokens, load_tokenizer
 from probe.values import POSITIONS, Case, Condition, Option, Task
 from tests.tiny_models import FAMILIES, NO_SYSTEM, save_tiny_model
@@ -45,8 +46,8 @@ class Scene:
             PassInput(p.token_ids, p.persona_end, p.case_tokens, label_tokens(self.tokenizer, p.text, TASK.letters))
             for p in self.prompts
         ]
-        layers = tuple(range(backend.facts.shape.n_layers + 1))
-        self.settings = PassSettings(layers, POSITIONS, NEW_TOKENS)
+        self.layers = tuple(range(backend.facts.shape.n_layers + 1))
+        self.settings = PassSettings(residual_points(self.layers), POSITIONS, NEW_TOKENS)
         self.vocabulary = LetterVocabulary(self.tokenizer, TASK.letters)
 
     def run(self, rows: list[PassInput]) -> list[RawRow]:
@@ -67,10 +68,10 @@ def test_a_batch_equals_its_rows_run_alone(scene: Scene) -> None:
         alone = scene.run([row])[0]
         assert raw.tokens == alone.tokens
         assert raw.stop == alone.stop
-        assert set(raw.resid) == set(alone.resid)
-        for position, value in raw.resid.items():
-            scale = float(alone.resid[position].abs().max())
-            assert float((value - alone.resid[position]).abs().max()) <= 1e-5 * scale, position
+        assert set(raw.values) == set(alone.values)
+        for place, value in raw.values.items():
+            scale = float(alone.values[place].abs().max())
+            assert float((value - alone.values[place]).abs().max()) <= 1e-5 * scale, place
         np.testing.assert_allclose(raw.prompt_read.logp, alone.prompt_read.logp, atol=1e-4)
 
 
@@ -107,7 +108,7 @@ def check_sites(scene: Scene, row: PassInput, raw: RawRow) -> None:
     n_prompt = len(row.token_ids)
     assert row.persona_end is not None
     assert row.case_tokens is not None
-    for layer in scene.settings.layers[:-1]:
+    for layer in scene.layers[:-1]:
         here = states[layer][0]
         expected = {
             "prompt_end": here[n_prompt - 1],
@@ -116,11 +117,11 @@ def check_sites(scene: Scene, row: PassInput, raw: RawRow) -> None:
             "response_mean": here[n_prompt:].mean(0),
         }
         for position, value in expected.items():
-            got, scale = raw.resid[position][layer], float(here.abs().max())
+            got, scale = raw.values["resid", position][layer], float(here.abs().max())
             assert float((got - value).abs().max()) <= 2e-5 * scale, (position, layer)
         for step in raw.letter_steps:
             at = here[n_prompt - 1 + step.index]
-            assert float((step.resid[layer] - at).abs().max()) <= 2e-5 * float(here.abs().max())
+            assert float((step.values["resid"][layer] - at).abs().max()) <= 2e-5 * float(here.abs().max())
 
 
 def test_a_neighbouring_position_would_be_noticed(scene: Scene) -> None:
@@ -130,9 +131,9 @@ def test_a_neighbouring_position_would_be_noticed(scene: Scene) -> None:
     states = scene.backend.model(
         input_ids=torch.tensor([row.token_ids]), output_hidden_states=True, use_cache=False
     ).hidden_states
-    last = len(scene.settings.layers) - 2
+    last = len(scene.layers) - 2
     wrong = states[last][0, -2]
-    assert float((raw.resid["prompt_end"][last] - wrong).abs().max()) > 1e-2 * float(wrong.abs().max())
+    assert float((raw.values["resid", "prompt_end"][last] - wrong).abs().max()) > 1e-2 * float(wrong.abs().max())
 
 
 @pytest.fixture(scope="module")
@@ -185,5 +186,5 @@ def test_new_tokens_stop_at_the_cap_or_at_the_context(small: Scene) -> None:
         assert (short.stop, len(short.tokens)) == ("length", NEW_TOKENS)
     if full.stop != "end":
         assert (full.stop, len(full.tokens)) == ("context", room)
-    assert "persona_end" not in full.resid
-    assert "case_mean" not in full.resid
+    assert not full.at("persona_end")
+    assert not full.at("case_mean")

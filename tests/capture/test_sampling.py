@@ -12,10 +12,11 @@ from scipy.stats import chisquare
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from probe.capture import PassInput, PassSettings, Sampling, run_pass
-from probe.capture.decoding import RawRow
-from probe.capture.sampling import Chooser, drawn, kept_scores, row_generator
+from probe.capture.raw_rows import RawRow
+from probe.capture.sampling import choose_tokens, drawn, kept_scores, row_generator
 from probe.models import find_model
 from probe.models.loading import load_backend
+from probe.models.points import residual_points
 from probe.prompts import LabelTokens, LetterVocabulary, load_tokenizer
 from probe.values import POSITIONS
 from tests.tiny_models import save_tiny_model
@@ -36,7 +37,7 @@ class Model:
         self.rows = [PassInput(tuple(words * (1 + i % 3))[i:], None, None, labels, (f"row{i}", 1)) for i in range(8)]
 
     def run(self, rows: list[PassInput], sampling: Sampling | None = WARM) -> list[RawRow]:
-        settings = PassSettings((0, 3), POSITIONS, NEW_TOKENS, sampling)
+        settings = PassSettings(residual_points((0, 3)), POSITIONS, NEW_TOKENS, sampling)
         return run_pass(self.backend, rows, settings, self.vocabulary)
 
     def tokens(self, rows: list[PassInput], sampling: Sampling | None = WARM) -> list[list[int]]:
@@ -81,7 +82,7 @@ def test_label_reads_are_those_of_the_model_at_every_temperature(model: Model) -
 
 def test_the_first_tokens_of_many_seeds_have_the_frequencies_of_the_softmax(model: Model) -> None:
     n, row = 4000, model.rows[0]
-    settings = PassSettings((0,), ("prompt_end",), 1, Sampling(0.8))
+    settings = PassSettings(residual_points((0,)), ("prompt_end",), 1, Sampling(0.8))
     seeds = [replace(row, key=("row0", seed)) for seed in range(n)]
     ends = model.backend.facts.shape.end_ids
     found = [
@@ -140,4 +141,4 @@ def test_a_stream_is_that_of_its_row_and_seed_and_greedy_choice_uses_none() -> N
     uniform = np.array([row_generator("row", seed).random() for seed in range(2000)])
     assert abs(uniform.mean() - 0.5) < 0.03
     logits = torch.randn(3, 9, generator=torch.Generator().manual_seed(3))
-    assert torch.equal(Chooser(None, []).choose(logits), logits.argmax(-1))
+    assert choose_tokens(logits, None, [None] * 3) == logits.argmax(-1).tolist()

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import islice
 
 import numpy as np
 import pytest
 import torch
 
 from probe.capture import Capturer, Job, JobPlanner, PassSettings, ShardResult, capture_shard, plan_jobs, shards
-from probe.capture.decoding import RawRow
 from probe.models import find_model
 from probe.models.loading import load_backend
+from probe.models.points import residual_points
 from probe.prompts import LetterVocabulary, PromptBuilder, load_tokenizer
 from probe.values import Case, Cell, Condition, Option, Persona, Task
 from tests.tiny_models import save_tiny_model
@@ -38,7 +39,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> tuple[Capturer, tuple[Job
         vocabulary=LetterVocabulary(tokenizer, TASK.letters),
         letters=TASK.letters,
         options=TASK.option_ids,
-        settings=PassSettings(tuple(range(shape.n_layers + 1)), ("prompt_end", "answer"), 4),
+        settings=PassSettings(residual_points(tuple(range(shape.n_layers + 1))), ("prompt_end", "answer"), 4),
         batch_size=N,
         dtype="float32",
     )
@@ -51,16 +52,18 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> tuple[Capturer, tuple[Job
     return capturer, planned.jobs
 
 
-def limited(monkeypatch: pytest.MonkeyPatch, most: int, error: Exception) -> None:
-    """The pass runs out of memory with more than ``most`` rows."""
-    whole = shards.run_pass
+def limited(monkeypatch: pytest.MonkeyPatch, most: int, error: Exception, *, after: int = 0) -> None:
+    """The pass runs out of memory with more than ``most`` rows at a time, when ``after`` rows have ended."""
+    whole = shards.stream_pass
 
-    def run_pass(backend, rows, settings, vocabulary):  # type: ignore[no-untyped-def]
-        if len(rows) > most:
+    def stream_pass(backend, rows, settings, vocabulary, *, batch_size):  # type: ignore[no-untyped-def]
+        ended = whole(backend, rows, settings, vocabulary, batch_size=batch_size)
+        if batch_size > most:
+            yield from islice(ended, after)
             raise error
-        return whole(backend, rows, settings, vocabulary)
+        yield from ended
 
-    monkeypatch.setattr(shards, "run_pass", run_pass)
+    monkeypatch.setattr(shards, "stream_pass", stream_pass)
 
 
 def assert_close(found: ShardResult, expected: ShardResult) -> None:
@@ -87,8 +90,20 @@ def test_out_of_memory_the_same_rows_run_in_smaller_batches_and_the_sizes_are_to
     limited(monkeypatch, 3, error)
     seen: list[int] = []
     halved = capture_shard(capturer, jobs, seen.append)
-    assert halved.batches == (2, 2, 2, 2) == tuple(seen)
+    assert halved.batches == (8, 4, 2)
+    assert seen == [1] * N
     assert not halved.failed
+    assert_close(halved, whole)
+
+
+def test_rows_that_had_ended_when_memory_ran_out_are_not_run_again(scene, monkeypatch):
+    capturer, jobs = scene
+    whole = capture_shard(capturer, jobs, lambda n: None)
+    limited(monkeypatch, 2, MemoryError(), after=5)
+    seen: list[int] = []
+    halved = capture_shard(capturer, jobs, seen.append)
+    assert halved.batches == (8, 1)  # three rows were left
+    assert seen == [1] * N
     assert_close(halved, whole)
 
 
@@ -103,34 +118,34 @@ def test_a_row_that_does_not_fit_alone_fails_and_the_others_run(scene, monkeypat
     capturer, jobs = scene
     whole = capture_shard(capturer, jobs, lambda n: None)
     longest = max(len(job.prompt.token_ids) for job in jobs)
-    run = shards.run_pass
+    run = shards.stream_pass
 
-    def run_pass(backend, rows, settings, vocabulary):  # type: ignore[no-untyped-def]
+    def stream_pass(backend, rows, settings, vocabulary, *, batch_size):  # type: ignore[no-untyped-def]
         if any(len(row.token_ids) == longest for row in rows):
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return run(backend, rows, settings, vocabulary)
+        yield from run(backend, rows, settings, vocabulary, batch_size=batch_size)
 
-    monkeypatch.setattr(shards, "run_pass", run_pass)
+    monkeypatch.setattr(shards, "stream_pass", stream_pass)
     result = capture_shard(capturer, jobs, lambda n: None)
     (failure,) = result.failed
     assert (failure.kind, failure.job.row.cell.case) == ("OutOfMemory", str(N - 1))
     assert f"{longest} prompt tokens" in failure.reason
-    assert sum(result.batches) == N
+    assert result.batches == (8, 4, 2, 1)
     assert_close(result, replace(whole, records=whole.records[:-1]))
 
 
 def poisoned(monkeypatch: pytest.MonkeyPatch, value: float) -> None:
-    """The third row of each batch has one value that is not finite, at point 1 of prompt_end."""
-    run = shards.run_pass
+    """The third row has one value that is not finite, at point 1 of prompt_end."""
+    run = shards.stream_pass
 
-    def run_pass(backend, rows, settings, vocabulary):  # type: ignore[no-untyped-def]
-        raws: list[RawRow] = run(backend, rows, settings, vocabulary)
-        resid = raws[2].resid["prompt_end"].clone()
-        resid[1, 5] = value
-        raws[2].resid["prompt_end"] = resid
-        return raws
+    def stream_pass(backend, rows, settings, vocabulary, *, batch_size):  # type: ignore[no-untyped-def]
+        for place, raw in run(backend, rows, settings, vocabulary, batch_size=batch_size):
+            if place == 2:
+                raw.values["resid", "prompt_end"] = raw.values["resid", "prompt_end"].clone()
+                raw.values["resid", "prompt_end"][1, 5] = value
+            yield place, raw
 
-    monkeypatch.setattr(shards, "run_pass", run_pass)
+    monkeypatch.setattr(shards, "stream_pass", stream_pass)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 3e38])

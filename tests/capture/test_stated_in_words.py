@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from probe.capture.decoding import LetterStep, RawRow
+from probe.capture.raw_rows import LetterStep, RawRow
 from probe.capture.shards import _answer_step
 from probe.prompts import parse_answer
 from probe.values import LabelRead
@@ -27,8 +27,10 @@ class Pieces:
 
 def step_of(pieces: list[str], at: int) -> LetterStep | None:
     read = LabelRead(np.log(np.array([0.1, 0.8, 0.1], np.float32)), 1.0, 0.5)
-    steps = [LetterStep(at, torch.ones(2, 4), read)]
-    raw = RawRow(read, {"prompt_end": torch.zeros(2, 4)}, (99, "length"), list(range(len(pieces))), "end", steps, 1)
+    steps = [LetterStep(at, {"resid": torch.ones(2, 4)}, read)]
+    raw = RawRow(
+        read, {("resid", "prompt_end"): torch.zeros(2, 4)}, (99, "length"), list(range(len(pieces))), "end", steps, 1
+    )
     parsed = parse_answer("".join(pieces), LETTERS, texts=TEXTS)
     assert parsed.letter == "C"
     return _answer_step(Pieces(pieces), raw, parsed)

@@ -38,7 +38,7 @@ def test_the_last_point_gives_the_models_logits_and_another_point_does_not(tmp_p
     got = backend.forward(
         ids, torch.ones_like(ids), Reads(residual_points((n_layers - 1, n_layers)), torch.tensor([[8], [8]]))
     )
-    expected = got.logits[:, list(TOKENS)].numpy()
+    expected = got.logits[:, 0, list(TOKENS)].numpy()
     scale = np.abs(expected).max()
     assert np.abs(logits_of(readout, got.values["resid"][1, :, 0].numpy()) - expected).max() < 1e-4 * scale
     assert np.abs(logits_of(readout, got.values["resid"][0, :, 0].numpy()) - expected).max() > 1e-2 * scale

@@ -21,6 +21,7 @@ from probe.values import ChangedPrompt, ProbeError, StoreError, StoreMismatch
 
 FACTS = {
     "versions": {"torch": "2.9", "transformers": "5.23", "numpy": "2.3"},
+    "backend": "hf",
     "device": "cpu",
     "device_name": "x86_64",
     "dtype": "float32",
@@ -98,11 +99,11 @@ def test_other_numerics_are_told_and_recorded_or_refused_on_request(
     assert capsys.readouterr().err.count("batch_size was 4, is 2") == 1
     first, last = open_store(store).runs()
     assert (first["numerics_moved"], last["numerics_moved"]) == ([], ["batch_size was 4, is 2"])
-    assert last["shards"][0]["batches"] == [2, 2]
+    assert last["shards"][0]["batches"] == [2]
     assert capture(study(limit=7, capture={"batch_size": 2}), store=store, policy=CapturePolicy(strict_numerics=True))
 
 
-@pytest.mark.parametrize("name", ["device", "device_name", "dtype", "attention", "batch_size", "threads"])
+@pytest.mark.parametrize("name", ["backend", "device", "device_name", "dtype", "attention", "batch_size", "threads"])
 def test_each_thing_that_moves_low_bits_is_named(name: str) -> None:
     before = {**FACTS, "shards": [{"name": "x"}]}
     assert what_moved([before], FACTS) == []
@@ -120,14 +121,15 @@ def test_versions_of_torch_and_transformers_count_and_numpy_does_not() -> None:
 def test_a_row_that_is_not_finite_fails_the_run_goes_on_and_it_is_stored_on_request(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = shards.run_pass
+    run = shards.stream_pass
 
-    def run_pass(backend, rows, settings, vocabulary):  # type: ignore[no-untyped-def]
-        raws = run(backend, rows, settings, vocabulary)
-        raws[0].resid["prompt_end"] = raws[0].resid["prompt_end"] * torch.nan
-        return raws
+    def stream_pass(backend, rows, settings, vocabulary, *, batch_size):  # type: ignore[no-untyped-def]
+        for place, raw in run(backend, rows, settings, vocabulary, batch_size=batch_size):
+            if place == 0:
+                raw.values["resid", "prompt_end"] = raw.values["resid", "prompt_end"] * torch.nan
+            yield place, raw
 
-    monkeypatch.setattr(shards, "run_pass", run_pass)
+    monkeypatch.setattr(shards, "stream_pass", stream_pass)
     outcome = capture(study(), store=tmp_path / "s")
     assert (outcome.committed, outcome.failed, outcome.exit_status) == (6, 2, 3)
     failures = open_store(tmp_path / "s", warn=False).failures()

@@ -396,7 +396,7 @@ def test_compact_refuses_a_shard_with_tensors_that_it_does_not_know_and_changes_
         kept = {key: value for key, value in shard.header.metadata.items() if key != "sha256"}
         assert encode(tensors, kept).name == shard.name  # the control: this way of writing adds nothing of its own
         added = np.ones((2, 8), np.float32)
-        more = {"attn_out.prompt_end.L00": added, "crc.attn_out.prompt_end.L00": row_crcs(added)}
+        more = {"attn_pattern.prompt_end.L00": added, "crc.attn_pattern.prompt_end.L00": row_crcs(added)}
         other = encode(tensors | more, kept)
         shard.path.with_name(f"{other.name}.safetensors").write_bytes(b"".join(other.parts))
         shard.path.unlink()

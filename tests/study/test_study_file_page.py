@@ -15,6 +15,7 @@ from probe.study import (
     CaptureSpec,
     ConditionSpec,
     GenerationSpec,
+    LabelSpec,
     ModelSpec,
     PlannedContrast,
     Study,
@@ -24,7 +25,7 @@ from probe.study.hub_cases import HubSource
 from probe.study.located import Located
 from probe.study.spec import StudyFile
 from probe.study.yaml_marks import parse_yaml
-from probe.values import POSITIONS
+from probe.values import LABEL_SITES, POSITIONS, AbsentSite, GivenText
 
 PAGE = Path(__file__).parents[2] / "docs" / "study-file.md"
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
@@ -103,20 +104,27 @@ def test_every_key_with_its_default_stands_on_the_page() -> None:
     page = PAGE.read_text(encoding="utf-8")
     rows = dict(re.findall(r"^\| `([^`]+)` \| ([^|]*) \|", page, re.MULTILINE))
     specs = {"": StudyFile, "conditions.": ConditionSpec, "capture.": CaptureSpec, "generation.": GenerationSpec}
-    specs["confirm."] = PlannedContrast
+    specs |= {"confirm.": PlannedContrast, "labels.": LabelSpec}
     for prefix, spec in specs.items():
         for field in dataclasses.fields(spec):
             name = field.name if prefix == "conditions." else prefix + field.name
             shown = rows[name]
             if isinstance(field.default, str | int | float | tuple):
                 default = field.default
-                words = f"[{', '.join(map(str, default))}]" if isinstance(default, tuple) else str(default).lower()
+                words = default if isinstance(default, str) else str(default).lower()
+                words = f"[{', '.join(map(str, default))}]" if isinstance(default, tuple) else words
                 words = words.removesuffix(".0")
                 assert shown == f"`{words}`", name
     for field in dataclasses.fields(ModelSpec):
         assert field.name in rows
-    for name in (*ANALYSES, *LATER_ANALYSES, *POSITIONS, *CONFIRMABLE):
+    for name in (*ANALYSES, *LATER_ANALYSES, *POSITIONS, *LABEL_SITES, *CONFIRMABLE):
         assert f"{name}" in page
+    for field in dataclasses.fields(GivenText):
+        assert f"`{field.name}`" in page
+    for name in ("path", "texts", "store", "personas", "only"):
+        assert f"given.{name}" in rows
+    for name in AbsentSite:
+        assert f"`{name}`" in page
     for field in (*dataclasses.fields(HubSource), *dataclasses.fields(FieldNames)):
         assert f"`{field.name}`" in page
     for persona in Study.from_mapping(MINIMAL | {"personas": ["builtin:persona-paradox", "builtin:controls"]}).personas:

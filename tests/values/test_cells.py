@@ -17,6 +17,7 @@ CHANGES = {
     "seed": 3,
     "intervention": "ab12",
     "edition": "0f0f0f0f",
+    "given": "expert",
 }
 
 

@@ -2,12 +2,13 @@
 
 from probe.behaviour.calibration import NullBand, ece, null_band
 from probe.behaviour.causes import NEAR_TIE, causes
-from probe.behaviour.columns import rename_columns
+from probe.behaviour.columns import generated, rename_columns
 from probe.behaviour.comparisons import compare
 from probe.behaviour.contrasts import FAMILY, paired_difference
 from probe.behaviour.controls import CONTROLS, control_personas
 from probe.behaviour.families import Confirm, signs_differ
 from probe.behaviour.intervals import agresti_min, wilson
+from probe.behaviour.latent_sites import DEFAULT_SITE, latent_at
 from probe.behaviour.measures import Settings
 from probe.behaviour.metrics import metrics
 from probe.behaviour.noise import noise_floor
@@ -29,6 +30,7 @@ __all__ = [
     "ALL",
     "CONTROLS",
     "CUTS",
+    "DEFAULT_SITE",
     "FAMILY",
     "NEAR_TIE",
     "Confirm",
@@ -46,7 +48,9 @@ __all__ = [
     "consistency_by_site",
     "control_personas",
     "ece",
+    "generated",
     "holm",
+    "latent_at",
     "mcnemar",
     "metrics",
     "noise_floor",

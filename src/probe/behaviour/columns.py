@@ -22,7 +22,7 @@ ABSENT = "absent"
 KNOWN = (
     *("case", "family", "persona", "role", "style", "category", "stratum", "condition", "target"),
     *("y_latent", "y_gen", "status", "letter", "letter_first", "label_mass", "entropy", "n_prompt", "n_gen"),
-    *("wording", "instruction", "rotation", "placement", "prefix", "seed", "intervention"),
+    *("wording", "instruction", "rotation", "placement", "prefix", "seed", "intervention", "given"),
 )
 """Columns with a meaning here, beside the log-probabilities: ``logp_<label>`` (at ``prompt_end``),
 ``stated_logp_<label>`` (at ``answer``) and ``<site>_logp_<label>`` (elsewhere)."""
@@ -50,6 +50,15 @@ def rename_columns(table: pd.DataFrame, names: Mapping[str, str]) -> pd.DataFram
     if len(set(names.values())) < len(names):
         raise ProbeError(f"a column can be read as one thing only, found {dict(names)}")
     return table.rename(columns={theirs: ours for ours, theirs in names.items()})
+
+
+def generated(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows whose answer the model wrote itself: without those of given texts (column ``given``), whose answer says
+    nothing of the model. Attributes of the table are kept."""
+    if "given" not in table:
+        return table
+    own = text_of(table, "given") == ""
+    return table if own.all() else table[own].reset_index(drop=True)
 
 
 def sites_of(table: pd.DataFrame, options: tuple[str, ...]) -> tuple[str, ...]:

@@ -120,11 +120,12 @@ def read_outcomes(
 
     Raises:
         ProbeError: the table is empty, misses a needed column, holds a cell twice, a label that is no option, text
-            where numbers must stand, a case with two targets or strata, a stratum called ``all``, a status that
-            contradicts ``y_gen``, or a ``y_latent`` that is not the most probable label of ``logp_<label>``.
+            where numbers must stand, rows of given texts, a case with two targets or strata, a stratum called ``all``,
+            a status that contradicts ``y_gen``, or a ``y_latent`` that is not the most probable label of
+            ``logp_<label>``.
     """
     _require_columns(table)
-    names, ranked = _options(table, options)
+    names, ranked = options_of(table, options)
     n, sites = len(table), sites_of(table, names)
     outcomes = Outcomes(
         options=names,
@@ -194,6 +195,11 @@ def _require_columns(table: pd.DataFrame) -> None:
         )
     if table.empty:
         raise ProbeError("a table of cells needs at least one row; this one has none")
+    if (n_given := int((text_of(table, "given") != "").sum())) > 0:
+        raise ProbeError(
+            f"outcomes are read of answers that a model generated, and {n_given} rows hold given texts (their column "
+            "`given` names a source); leave them out: behaviour.generated(table)"
+        )
     if not any(name in ("y_gen", "y_latent") or str(name).startswith("logp_") for name in table):
         raise ProbeError(
             "a table of cells needs an outcome: y_gen, y_latent or one logp_<label> per label; "
@@ -201,8 +207,12 @@ def _require_columns(table: pd.DataFrame) -> None:
         )
 
 
-def _options(table: pd.DataFrame, options: Sequence[str] | None) -> tuple[tuple[str, ...], bool]:
-    """The options, and whether their order is known."""
+def options_of(table: pd.DataFrame, options: Sequence[str] | None) -> tuple[tuple[str, ...], bool]:
+    """The options of a table as :func:`read_outcomes` takes them, and whether their order is known.
+
+    Raises:
+        ProbeError: there are fewer than two different ones.
+    """
     given = options if options is not None else table.attrs.get("options")
     if given is None:
         given = [str(name).removeprefix("logp_") for name in table.columns if str(name).startswith("logp_")]

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Int
 
-SHARED = ("instruction", "rotation", "placement", "prefix", "seed", "intervention")
+SHARED = ("instruction", "rotation", "placement", "prefix", "seed", "intervention", "given")
 """Parts of a condition that mean the same under every persona. The *wording* does not: each persona has its own."""
 
 

@@ -1,7 +1,7 @@
 """The one pass: a prompt's prefill yields residuals and label logits, and goes on into the answer."""
 
 from probe.capture.batching import PassInput, PassSettings
-from probe.capture.decoding import run_pass
+from probe.capture.decoding import run_pass, stream_pass
 from probe.capture.planning import Job, JobPlanner, PlannedCells, Refusal, plan_jobs
 from probe.capture.sampling import Sampling
 from probe.capture.shards import Capturer, FailedRow, ShardResult, capture_shard
@@ -20,4 +20,5 @@ __all__ = [
     "capture_shard",
     "plan_jobs",
     "run_pass",
+    "stream_pass",
 ]

@@ -1,166 +1,234 @@
-"""One batch, one pass: prefill, then decoding from its cache. Knows tokens and sites; knows no parser and no store."""
+"""One pass over many rows: prompts enter, answers are decoded, rows that have ended make room. Knows no parser.
+
+As many rows as the batch has decode together, each at its own place in its answer. A row that has ended leaves at once
+and a waiting one takes its place, so the time is that of all tokens and not of the longest answer of each batch.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from probe.capture.batching import PassInput, PassSettings, left_padded, new_token_caps, prefill_reads
+from probe.capture.batching import PassInput, PassSettings, new_token_cap
 from probe.capture.label_reads import read_labels
-from probe.capture.sampling import Chooser
-from probe.models.points import residual_points
+from probe.capture.prefixes import Cluster, share_prefixes, unshared
+from probe.capture.raw_rows import LetterStep, RawRow
+from probe.capture.replays import Replays
+from probe.capture.sampling import choose_tokens, row_generator
+from probe.capture.side_paths import SidePaths
+from probe.capture.slots import NO_PREFIX, Prefix, Slots
+from probe.capture.teacher_forcing import TeacherForcing
+from probe.capture.waiting import Waiting
+from probe.models.caches import CacheLayout
 from probe.models.protocol import Backend, Forward, Reads
 from probe.prompts import LetterVocabulary
-from probe.values import LabelRead
-
-KEPT_STEPS = 8
-"""How many steps whose token holds a label letter are kept per row, for the ``answer`` site: the newest ones, articles
-giving way first. The first token needs no place: its site is ``prompt_end``."""
-
-
-@dataclass(frozen=True, eq=False)
-class LetterStep:
-    """A decoding step whose token holds a label letter: its index among the generated tokens, what was read at the
-    position before it, and whether the token may as well be a word (the article)."""
-
-    index: int
-    resid: Float[Tensor, "layer d_model"]
-    read: LabelRead
-    word: bool = False
-
-
-@dataclass(eq=False)
-class RawRow:
-    """What one row's pass gave, still being filled while the batch decodes.
-
-    ``stop`` is ``end`` (the model ended its turn), ``length`` (new-token cap) or ``context``. ``tokens`` leave out the
-    end token. ``letter_steps`` are the newest of ``n_letter_steps``.
-    """
-
-    prompt_read: LabelRead
-    resid: dict[str, Float[Tensor, "layer d_model"]]
-    cap: tuple[int, str]
-    tokens: list[int] = field(default_factory=list)
-    stop: str = ""
-    letter_steps: list[LetterStep] = field(default_factory=list)
-    n_letter_steps: int = 0
-
-    def take(self, token: int, ends: frozenset[int]) -> bool:
-        """Append a chosen token unless it ends the answer; returns whether it was appended."""
-        if token in ends:
-            self.stop = "end"
-            return False
-        self.tokens.append(token)
-        if len(self.tokens) >= self.cap[0]:
-            self.stop = self.cap[1]
-        return True
 
 
 def run_pass(
-    backend: Backend, rows: Sequence[PassInput], settings: PassSettings, vocabulary: LetterVocabulary
+    backend: Backend,
+    rows: Sequence[PassInput],
+    settings: PassSettings,
+    vocabulary: LetterVocabulary,
+    *,
+    batch_size: int | None = None,
 ) -> list[RawRow]:
-    """Prefill the rows together, left-padded, read their sites, and go on from the same cache, one token at a time.
+    """Run the rows, ``batch_size`` of them at a time (by default all), and give them in their order.
 
     What is read (label log-probabilities, entropy) is of the model's own logits, whatever temperature tokens are drawn
     at. A drawn row's tokens depend on its own logits and key alone, not on the batch.
     """
-    facts, shape = backend.facts, backend.facts.shape
-    ids, mask, pads = left_padded([row.token_ids for row in rows], shape.pad_id, facts.device)
-    first = backend.forward(ids, mask, prefill_reads(rows, pads, ids.shape[1], settings, facts.device))
-    raw = _after_prefill(rows, first, settings, shape.context)
-    chooser = Chooser(settings.sampling, [row.key for row in rows])
-    _decode(backend, raw, first, mask, settings, vocabulary, chooser)
-    return raw
+    found = dict(stream_pass(backend, rows, settings, vocabulary, batch_size=batch_size))
+    return [found[i] for i in range(len(rows))]
 
 
-def _after_prefill(
-    rows: Sequence[PassInput], first: Forward, settings: PassSettings, context: int | None
-) -> list[RawRow]:
-    reads = read_labels(first.logits[:, 0], [row.labels for row in rows])
-    caps = new_token_caps(rows, settings.max_new_tokens, context)
-    raw = []
-    for i, row in enumerate(rows):
-        resid: dict[str, Tensor] = {}
-        # prompt_end is always kept here: it is also the answer site of a row that opens with its letter.
-        resid["prompt_end"] = first.values["resid"][:, i, 0]
-        if "persona_end" in settings.positions and row.persona_end is not None:
-            resid["persona_end"] = first.values["resid"][:, i, 1]
-        if "case_mean" in settings.positions and row.case_tokens is not None:
-            resid["case_mean"] = first.means["resid"][:, i, 0]
-        raw.append(RawRow(prompt_read=reads[i], resid=resid, cap=caps[i], stop="" if caps[i][0] > 0 else caps[i][1]))
-    return raw
-
-
-def _decode(
+def stream_pass(
     backend: Backend,
-    raw: list[RawRow],
-    current: Forward,
-    mask: Int[Tensor, "batch pos"],
+    rows: Sequence[PassInput],
     settings: PassSettings,
     vocabulary: LetterVocabulary,
-    chooser: Chooser,
-) -> None:
-    """Fill the rows with their continuation, until each has ended or met its cap."""
-    facts, shape = backend.facts, backend.facts.shape
-    ends = frozenset(shape.end_ids)
-    lettered = torch.zeros(shape.vocab, dtype=torch.bool)
-    lettered[[i for i in vocabulary.token_ids if i < shape.vocab]] = True
-    newest = Reads(residual_points(settings.layers), torch.zeros((len(raw), 1), dtype=torch.long, device=facts.device))
-    mean = _ResponseMean(len(raw)) if "response_mean" in settings.positions else None
-    while not all(row.stop for row in raw):
-        chosen = chooser.choose(current.logits[:, 0])
-        running = torch.tensor([not row.stop for row in raw])
-        later = torch.tensor([bool(row.tokens) for row in raw])
-        _keep_letter_steps(raw, running & later & lettered[chosen], chosen, current, vocabulary)
-        appended = [not row.stop and row.take(int(token), ends) for row, token in zip(raw, chosen, strict=True)]
-        if all(row.stop for row in raw) and mean is None:
-            break
-        # The cache took the mask's columns so far; the rows that have ended go on unread until the batch has.
-        mask = torch.cat([mask, mask.new_ones((len(raw), 1))], dim=1)
-        current = backend.forward(chosen[:, None].to(facts.device), mask, newest, cache=current.cache)
-        if mean is not None:
-            mean.add(current.values["resid"][:, :, 0], torch.tensor(appended))
-    if mean is not None:
-        mean.give(raw)
+    *,
+    batch_size: int | None = None,
+) -> Iterator[tuple[int, RawRow]]:
+    """:func:`run_pass`, row by row as each ends: its index and what it gave."""
+    if rows:
+        yield from _Pass(backend, rows, settings, vocabulary, min(batch_size or len(rows), len(rows))).run()
 
 
-def _keep_letter_steps(
-    raw: list[RawRow],
-    hit: Bool[Tensor, " batch"],
-    chosen: Int[Tensor, " batch"],
-    current: Forward,
-    vocabulary: LetterVocabulary,
-) -> None:
-    rows = hit.nonzero()[:, 0].tolist()
-    if not rows:
-        return
-    reads = read_labels(current.logits[rows, 0], [vocabulary.counterparts(int(chosen[i])) for i in rows])
-    for i, read in zip(rows, reads, strict=True):
-        row, word = raw[i], vocabulary.is_word(int(chosen[i]))
-        row.letter_steps.append(LetterStep(len(row.tokens), current.values["resid"][:, i, 0].clone(), read, word))
-        row.n_letter_steps += 1
-        if len(row.letter_steps) > KEPT_STEPS:
-            words = [at for at, step in enumerate(row.letter_steps) if step.word]
-            del row.letter_steps[words[0] if words else 0]
+@dataclass(eq=False)
+class _Running:
+    """A row that stands in a slot: its index, what it gave so far, its randomness, and the token that it is fed next
+    (None: it is fed no more)."""
+
+    index: int
+    raw: RawRow
+    stream: np.random.Generator | None
+    token: int | None = None
 
 
-class _ResponseMean:
-    """The running fp32 mean of the residual over each row's generated tokens."""
+class _Pass:
+    """The schedule of one pass; the i-th running row is the i-th of the slots."""
 
-    def __init__(self, n_rows: int) -> None:
-        self._sums: Tensor | None = None
-        self._counts = torch.zeros(n_rows, dtype=torch.long)
+    def __init__(
+        self,
+        backend: Backend,
+        rows: Sequence[PassInput],
+        settings: PassSettings,
+        vocabulary: LetterVocabulary,
+        n_slots: int,
+    ) -> None:
+        facts = backend.facts
+        self._rows, self._settings, self._vocabulary, self._shape = rows, settings, vocabulary, facts.shape
+        self._slots = _open_slots(backend, rows, settings, n_slots)
+        clusters = share_prefixes(rows, settings) if self._slots.shares else [unshared(rows)]
+        self._waiting = Waiting(rows, clusters, facts.device.type, equal=self._slots.equal_lengths)
+        self._sides = SidePaths(self._slots, settings.points, facts)
+        self._given = TeacherForcing(self._slots, settings, vocabulary, facts)
+        self._means = _ResponseMeans() if "response_mean" in settings.positions else None
+        self._ends = frozenset(facts.shape.end_ids)
+        self._lettered = frozenset(vocabulary.token_ids)
+        self._read_in_answers = settings.answer_points
+        self._running: list[_Running] = []
+        self._prefix: tuple[Cluster | None, Prefix] = (None, NO_PREFIX)
+        self._enough = max(1, n_slots // 8)
 
-    def add(self, points: Float[Tensor, "layer batch d_model"], counts: Bool[Tensor, " batch"]) -> None:
-        taken = points.float() * counts.to(points.device)[None, :, None]
-        self._sums = taken if self._sums is None else self._sums + taken
-        self._counts += counts
+    def run(self) -> Iterator[tuple[int, RawRow]]:
+        """Until no row waits and none runs."""
+        while self._waiting or self._running:
+            while self._waiting and self._slots.free >= min(self._enough, len(self._waiting)):
+                self._enter()
+                yield from self._leave()
+            if self._running:
+                forward = self._slots.step([each.token or 0 for each in self._running], self._read_in_answers)
+                if self._means is not None:
+                    self._means.add(forward)
+                self._choose(0, forward.logits[:, 0], forward)
+                yield from self._leave()
 
-    def give(self, raw: list[RawRow]) -> None:
-        for i, row in enumerate(raw):
-            if self._sums is not None and self._counts[i]:
-                row.resid["response_mean"] = self._sums[:, i] / int(self._counts[i])
+    def _enter(self) -> None:
+        """Feed the next group of prompts, read its sites and forks, feed given answers, and choose first tokens."""
+        group = self._waiting.take(self._slots.free)
+        rows = [self._rows[index] for index in group.rows]
+        first, prefix = len(self._running), self._prefix_of(group.cluster, rows[0])
+        forward = self._slots.enter(rows, prefix)
+        self._slots.expect(self._waiting.longest)
+        logits = forward.logits[:, 0]
+        raws = self._after_prompt(rows, forward, prefix)
+        streams = [row_generator(*row.key) if self._settings.sampling else None for row in rows]
+        self._running.extend(_Running(*each) for each in zip(group.rows, raws, streams, strict=True))
+        if any(row.forks for row in rows):
+            self._sides.after_prompt(first, raws, logits)
+        if any(row.given is not None for row in rows):
+            with self._slots.side_path(first, first + len(rows)):
+                self._given.feed(first, raws, logits)
+        self._choose(first, logits, None)
+
+    def _prefix_of(self, cluster: Cluster, row: PassInput) -> Prefix:
+        """The cluster's shared tokens, run when its first group enters and held until the next cluster's does."""
+        if self._prefix[0] is not cluster:
+            self._prefix = (None, NO_PREFIX)
+            self._prefix = (cluster, self._slots.prefix(row, cluster.n_prefix) if cluster.n_prefix else NO_PREFIX)
+        return self._prefix[1]
+
+    def _after_prompt(self, rows: Sequence[PassInput], forward: Forward, prefix: Prefix) -> list[RawRow]:
+        reads = read_labels(forward.logits[:, 0], [row.labels for row in rows])
+        raws = []
+        for i, (row, read) in enumerate(zip(rows, reads, strict=True)):
+            # prompt_end is always kept here: it is also the answer site of a row that opens with its letter.
+            values = {(stream, "prompt_end"): value[:, i, 0] for stream, value in forward.values.items()}
+            if "persona_end" in self._settings.positions and row.persona_end is not None:
+                shared = row.persona_end < prefix.n_tokens
+                own = prefix.persona_end if shared else {s: value[:, i, 1] for s, value in forward.values.items()}
+                values |= {(stream, "persona_end"): value for stream, value in own.items()}
+            if "case_mean" in self._settings.positions and row.case_tokens is not None:
+                values |= {(stream, "case_mean"): mean[:, i, 0] for stream, mean in forward.means.items()}
+            cap = new_token_cap(row, self._settings.max_new_tokens, self._shape.context)
+            raws.append(RawRow(read, values, cap, stop="" if cap[0] > 0 else cap[1]))
+        return raws
+
+    def _choose(self, first: int, logits: Float[Tensor, "row vocab"], forward: Forward | None) -> None:
+        """Choose the next token of the running rows from ``first`` on; keep the steps whose token holds a letter.
+
+        ``forward`` is the step that gave the logits, None after a prompt: what was read there is its own site.
+        """
+        running = self._running[first:]
+        chosen = choose_tokens(logits, self._settings.sampling, [each.stream for each in running])
+        hits = []
+        for i, (each, token) in enumerate(zip(running, chosen, strict=True)):
+            each.token = None
+            if not each.raw.stop:
+                index = len(each.raw.tokens)
+                if each.raw.take(token, self._ends):
+                    if forward is not None and token in self._lettered:
+                        hits.append((i, token, index))
+                    # Where it was the last one, it is fed only if its activations enter a mean.
+                    each.token = token if self._means is not None or not each.raw.stop else None
+        if hits and forward is not None:
+            labels = [self._vocabulary.counterparts(token) for _, token, _ in hits]
+            reads = read_labels(logits[[i for i, _, _ in hits]], labels)
+            for (i, token, index), read in zip(hits, reads, strict=True):
+                values = {stream: value[:, i, 0].clone() for stream, value in forward.values.items()}
+                running[i].raw.keep(LetterStep(index, values, read, self._vocabulary.is_word(token)))
+
+    def _leave(self) -> Iterator[tuple[int, RawRow]]:
+        """Let the rows go that are fed no more, once what follows their reasoning is read."""
+        gone = [slot for slot, each in enumerate(self._running) if each.token is None]
+        if not gone:
+            return
+        ended = [self._running[slot] for slot in gone]
+        for slot, each in zip(gone, ended, strict=True):
+            self._sides.after_reasoning(slot, each.raw)
+            if self._means is not None and each.raw.given_logp is None:
+                self._means.give(slot, each.raw)
+        order = self._slots.leave(gone)
+        self._running = [self._running[slot] for slot in order]
+        if self._means is not None:
+            self._means.reorder(order)
+        for each in ended:
+            yield each.index, each.raw
+
+
+class _ResponseMeans:
+    """Running fp32 means over the generated tokens of the running rows."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+
+    def add(self, forward: Forward) -> None:
+        """One more fed token of every running row; rows that are new stand last."""
+        for stream, value in forward.values.items():
+            here = value[:, :, 0].float()
+            self._sums[stream] = here + _widened(self._sums[stream], here.shape[1]) if stream in self._sums else here
+
+    def reorder(self, order: list[int]) -> None:
+        """Follow the slots: row i was row ``order[i]``; the newest rows may have no sum yet."""
+        for stream, sums in self._sums.items():
+            self._sums[stream] = _widened(sums, max(order, default=-1) + 1)[:, order]
+
+    def give(self, slot: int, raw: RawRow) -> None:
+        """The means of a row over all its tokens; it has none without a token."""
+        if raw.tokens:
+            raw.values |= {
+                (stream, "response_mean"): value[:, slot] / len(raw.tokens) for stream, value in self._sums.items()
+            }
+
+
+def _widened(sums: Float[Tensor, "layer row width"], n_rows: int) -> Float[Tensor, "layer more width"]:
+    """Zeros for the rows that have no sum yet."""
+    return torch.nn.functional.pad(sums, (0, 0, 0, max(n_rows - sums.shape[1], 0)))
+
+
+def _open_slots(backend: Backend, rows: Sequence[PassInput], settings: PassSettings, n_slots: int) -> Slots | Replays:
+    """A cache of the model's own forms, which one token tells; or none, where rows of it cannot be aligned."""
+    if backend.facts.caching != "none":
+        ids = torch.tensor([rows[0].token_ids[:1]], device=backend.facts.device)
+        told = backend.forward(ids, torch.ones_like(ids), Reads((), torch.zeros_like(ids)))
+        layout = CacheLayout(told.cache)
+        if layout.layers is not None:
+            longest = max(row.length for row in rows)
+            return Slots(backend, layout, n_rows=n_slots, longest=longest, settings=settings)
+    return Replays(backend, n_rows=n_slots, settings=settings)

@@ -5,22 +5,34 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from probe.capture.given_answers import GivenAnswer, GivenTexts, sha_of
 from probe.models import ModelShape
-from probe.prompts import LabelTokens, Prompt, PromptBuilder, label_tokens
-from probe.values import Case, Cell, LabelError, ModelError, Persona, PlannedRow, RowRefused
-
-_TAIL = 48
-"""Prompts that end in the same characters read their labels from the same tokens."""
+from probe.prompts import AnswerSites, ForcedText, LabelTokens, Prompt, PromptBuilder, Reopener
+from probe.values import Case, Cell, GivenText, LabelError, ModelError, Persona, PlannedRow, RowRefused
 
 
 @dataclass(frozen=True)
 class Job:
-    """A planned row with its prompt, and its label tokens and option texts in option order."""
+    """A planned row with its prompt, and its label tokens and option texts in option order.
+
+    ``forced`` and ``reopener`` are what the sites ``forced`` and ``after_reasoning`` read, None where they were not
+    asked for. ``reasoning_open``: the prompt ends inside reasoning. ``given`` is an answer that is fed instead of
+    generated.
+    """
 
     row: PlannedRow
     prompt: Prompt
     labels: LabelTokens
     texts: tuple[str, ...] = ()
+    forced: ForcedText | None = None
+    reopener: Reopener | None = None
+    reasoning_open: bool = False
+    given: GivenAnswer | None = None
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens that are known before the pass: the prompt's, and those of a given answer."""
+        return len(self.prompt.token_ids) + (len(self.given.token_ids) if self.given else 0)
 
 
 @dataclass(frozen=True)
@@ -37,45 +49,53 @@ Planned = Callable[[str | None, Case], Mapping[str, list[float]] | None]
 
 
 class JobPlanner:
-    """Turns cells into jobs, one after the other, so that a caller can show progress."""
+    """Turns cells into jobs, one after the other, so that a caller can show progress.
 
-    def __init__(self, builder: PromptBuilder, personas: Sequence[Persona], cases: Sequence[Case]) -> None:
+    ``sites`` are the answer sites that are read, by default those at the prompt's end and where the letter is written.
+    ``given`` are the texts that conditions name by their source.
+    """
+
+    def __init__(
+        self,
+        builder: PromptBuilder,
+        personas: Sequence[Persona],
+        cases: Sequence[Case],
+        *,
+        sites: AnswerSites | None = None,
+        given: Sequence[GivenText] = (),
+    ) -> None:
         self._builder = builder
+        self._sites = sites or AnswerSites(builder, ("prompt_end", "answer"), "")
+        self._given = GivenTexts(builder.tokenizer, given)
         self._personas = {persona.id: persona for persona in personas}
         self._cases = {case.id: case for case in cases}
-        self._labels: dict[tuple[str, tuple[str, ...]], LabelTokens] = {}
 
     def job(self, cell: Cell, shard: int, *, planned: Planned, keep_text: bool) -> Job:
         """The job of one cell.
 
         Raises:
-            RowRefused: this cell's text cannot be a prompt.
-            LabelError: a label is not one token after it.
+            RowRefused: this cell's text cannot be a prompt, or its given text no answer to it.
+            LabelError: a label cannot be read at an answer site.
         """
         persona = self._personas[cell.persona].text(cell.condition.wording)
         case = self._cases[cell.case]
         prompt = self._builder.build(persona, case, cell.condition)
+        given = self._given.answer(prompt, cell)
         row = PlannedRow(
             cell=cell,
             shard=shard,
-            prompt_sha=prompt.prompt_sha,
+            prompt_sha=sha_of(prompt, given),
             tokens_sha=prompt.tokens_sha,
             n_tokens=len(prompt.token_ids),
             text=prompt.text if keep_text else None,
-            planned=planned(persona, case),
+            planned=planned(persona, case) if given is None else None,
         )
+        try:
+            reads = self._sites.reads(prompt, cell.condition)
+        except LabelError as error:
+            raise LabelError(f"{cell.persona}/{cell.case}: {error}") from error
         texts = case.choices or tuple(option.text for option in self._builder.task.options)
-        return Job(row, prompt, self._label_tokens(prompt, cell), texts)
-
-    def _label_tokens(self, prompt: Prompt, cell: Cell) -> LabelTokens:
-        letters = self._builder.task.letters_by_option(cell.condition.rotation)
-        key = (prompt.text[-_TAIL:], letters)
-        if key not in self._labels:
-            try:
-                self._labels[key] = label_tokens(self._builder.tokenizer, prompt.text, letters)
-            except LabelError as error:
-                raise LabelError(f"{cell.persona}/{cell.case}: {error}") from error
-        return self._labels[key]
+        return Job(row, prompt, reads.labels, texts, reads.forced, reads.reopener, reads.reasoning_open, given)
 
 
 @dataclass(frozen=True)
@@ -114,14 +134,16 @@ def plan_jobs(
             refusals.append(Refusal(cell, refusal.prompt_sha, refusal.kind, refusal.reason))
             continue
         rows.append(job.row)
-        length = len(job.prompt.token_ids)
-        if max(job.prompt.token_ids) >= shape.vocab:
+        length, largest = job.n_tokens, max(job.prompt.token_ids + (job.given.token_ids if job.given else ()))
+        if largest >= shape.vocab:
             raise ModelError(
-                f"the tokenizer makes token {max(job.prompt.token_ids)}, but the model embeds only {shape.vocab}; "
+                f"the tokenizer makes token {largest}, but the model embeds only {shape.vocab}; "
                 "they do not belong together"
             )
-        if shape.context is not None and length >= shape.context:
-            reason = f"{length} prompt tokens leave no room in a context of {shape.context} tokens; shorten the case"
+        # A given answer may fill the context to its last token; one that is generated needs room for a first one.
+        if shape.context is not None and length + (job.given is None) > shape.context:
+            what = "prompt tokens leave no room" if job.given is None else "tokens of prompt and given text do not fit"
+            reason = f"{length} {what} in a context of {shape.context} tokens; shorten the case"
             refusals.append(Refusal(cell, job.row.prompt_sha, "PromptTooLong", reason))
         else:
             jobs.append(job)

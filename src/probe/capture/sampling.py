@@ -59,21 +59,17 @@ def kept_scores(logits: Float[Tensor, "batch vocab"], sampling: Sampling) -> Flo
     return scores
 
 
-class Chooser:
-    """Chooses each row's next token. Without ``sampling`` it is the likeliest one and no randomness is used."""
-
-    def __init__(self, sampling: Sampling | None, keys: Sequence[tuple[str, int]]) -> None:
-        self._sampling = sampling
-        self._streams = [row_generator(*key) for key in keys] if sampling is not None else []
-
-    def choose(self, logits: Float[Tensor, "batch vocab"]) -> Int[Tensor, " batch"]:
-        """One token for each row, on the CPU. Every row uses one number of its own stream, whether it still runs."""
-        if self._sampling is None:
-            return logits.argmax(-1).cpu()
-        scores = kept_scores(logits, self._sampling)
-        # In fp64 where the device has it: over 150,000 tokens an fp32 sum loses the tail.
-        precise = torch.float32 if logits.device.type == "mps" else torch.float64
-        return drawn(scores.to(precise), np.array([stream.random() for stream in self._streams]))
+def choose_tokens(
+    logits: Float[Tensor, "batch vocab"], sampling: Sampling | None, streams: Sequence[np.random.Generator | None]
+) -> list[int]:
+    """The next token of each row: the likeliest one, or with ``sampling`` a draw that uses one number of its stream."""
+    if sampling is None:
+        return [int(token) for token in logits.argmax(-1).tolist()]
+    scores = kept_scores(logits, sampling)
+    # In fp64 where the device has it: over 150,000 tokens an fp32 sum loses the tail.
+    precise = torch.float32 if logits.device.type == "mps" else torch.float64
+    uniforms = [stream.random() for stream in streams if stream is not None]
+    return [int(token) for token in drawn(scores.to(precise), np.array(uniforms)).tolist()]
 
 
 def drawn(scores: Float[Tensor, "batch vocab"], uniforms: Float[np.ndarray, " batch"]) -> Int[Tensor, " batch"]:

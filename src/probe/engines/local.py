@@ -20,8 +20,8 @@ def run_local(
 ) -> None:
     """Call ``work(shard, on_rows)`` for each shard in order, under one bar: cells done, cells per second, time left.
 
-    ``work`` must itself make its result durable before it returns: an interrupt between two shards then loses nothing,
-    and one inside a shard loses that shard only. ``done`` rows count as done already.
+    ``work`` must itself see to it that its result becomes durable, even where an interrupt or an error ends the loop
+    after it has returned; one inside a shard loses that shard only. ``done`` rows count as done already.
     """
     bar = tqdm(total=total, initial=done, unit=unit, desc="capture", dynamic_ncols=True, smoothing=0.1)
 

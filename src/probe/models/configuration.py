@@ -21,6 +21,7 @@ class ModelShape:
     ``n_layers`` blocks give ``n_layers + 1`` residual points. ``context`` is the longest sequence in tokens, None if
     unbounded. ``end_ids`` stop a generation. ``ignored`` are settings of the model's own generation configuration that
     are not applied (a repetition penalty, sampling): they would make the written label differ from the preferred one.
+    ``heads_width`` is that of all attention heads side by side, None where the configuration has none.
     """
 
     n_layers: int
@@ -31,6 +32,7 @@ class ModelShape:
     pad_id: int
     dtype: str
     ignored: Mapping[str, Any] = field(default_factory=dict)
+    heads_width: int | None = None
 
 
 def read_shape(source: ModelSource) -> ModelShape:
@@ -75,4 +77,13 @@ def shape_of(config: Any, generation: Any) -> ModelShape:
         pad_id=pad if pad is not None else (end_ids[0] if end_ids else 0),
         dtype=dtype.removeprefix("torch."),
         ignored={k: v for k, v in own.items() if k not in _TAKEN and not k.startswith(_REPORTS)},
+        heads_width=_heads_width(text),
     )
+
+
+def _heads_width(text: Any) -> int | None:
+    heads = getattr(text, "num_attention_heads", None)
+    if not heads:
+        return None
+    width = getattr(text, "v_head_dim", None) or getattr(text, "head_dim", None)
+    return int(heads) * int(width) if width else int(text.hidden_size)

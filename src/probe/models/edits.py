@@ -21,6 +21,7 @@ class Edit:
 
     ``add``: ``new(x) = x + vector``. ``patch``: ``new(x) = vector``. ``ablate`` and ``set`` act within the span of the
     orthonormal rows of ``basis``: ``new(x) = x + (coordinates - x basis^T) basis``, with coordinates 0 for ``ablate``.
+    A row of the batch whose span is smaller has rows of zeros there.
     The operator is computed in fp32 and its result rounded to the stream's dtype.
     """
 
@@ -33,15 +34,16 @@ class Edit:
 
     def __call__(self, hidden: Float[Tensor, "batch pos width"]) -> Float[Tensor, "batch pos width"]:
         """The edited activations; ``hidden`` itself is not changed."""
-        return torch.where(self.where[:, :, None], self._new(hidden.float()).to(hidden.dtype), hidden)
+        wide = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
+        return torch.where(self.where[:, :, None], self._new(wide).to(hidden.dtype), hidden)
 
     def _new(self, x: Float[Tensor, "batch pos width"]) -> Float[Tensor, "batch pos width"]:
         if self.kind in ("add", "patch"):
             assert self.vector is not None
-            vector = self.vector.float()[:, None, :]
+            vector = self.vector.to(x.dtype)[:, None, :]
             return x + vector if self.kind == "add" else vector.expand_as(x)
         assert self.kind in ("ablate", "set") and self.basis is not None
-        basis = self.basis.float()
+        basis = self.basis.to(x.dtype)
         inside = x @ basis.transpose(1, 2)
-        wanted = torch.zeros_like(inside) if self.coordinates is None else self.coordinates.float()[:, None, :]
+        wanted = torch.zeros_like(inside) if self.coordinates is None else self.coordinates.to(x.dtype)[:, None, :]
         return x + (wanted - inside) @ basis

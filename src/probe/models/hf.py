@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from einops import einsum, rearrange
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from probe.models.configuration import shape_of
 from probe.models.edits import Edit
+from probe.models.hooks import hooked
 from probe.models.layers import find_blocks
-from probe.models.points import HookPoint
-from probe.models.protocol import Forward, ModelFacts, Reads
+from probe.models.protocol import Caching, Forward, ModelFacts, Reads
 from probe.models.sources import ModelSource
+from probe.models.streams import Streams, find_streams
 from probe.values import ModelError
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -26,15 +25,12 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 class HFBackend:
     """A model from ``AutoModelForCausalLM``. Hooks are registered for one forward and are gone after it."""
 
-    def __init__(self, model: Any, facts: ModelFacts) -> None:
+    def __init__(self, model: Any) -> None:
         self.model = model
-        self.facts = facts
         self.blocks = find_blocks(model)
-        accepted = inspect.signature(type(model).forward).parameters
-        self._accepts = {name for name in ("position_ids", "logits_to_keep") if name in accepted}
-        self._cache_name = next((name for name in ("past_key_values", "cache_params") if name in accepted), None)
-        if self._cache_name is None:
-            raise ModelError(f"{type(model).__name__} takes no cache, so its answer cannot continue from one prefill")
+        self.inputs = ForwardInputs(model)
+        self.streams, output = find_streams(model, self.blocks)
+        self.facts = facts_of(model, self.streams, caching_of(self.inputs.cache_in(output)))
 
     @classmethod
     def load(cls, source: ModelSource, *, dtype: str, device: str, attention: str | None) -> HFBackend:
@@ -67,7 +63,7 @@ class HFBackend:
             ) from error
         _refuse_missing_weights(source, found)
         model = model.to(where).eval().requires_grad_(False)
-        return cls(model, _facts(model, where))
+        return cls(model)
 
     @torch.inference_mode()
     def forward(
@@ -80,97 +76,81 @@ class HFBackend:
         edits: Sequence[Edit] = (),
     ) -> Forward:
         """See the protocol; position ids count the mask, so that left padding shifts nothing."""
-        inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask, "use_cache": True, "return_dict": True}
-        assert self._cache_name is not None
+        self.facts.require((*reads.points, *(edit.point for edit in edits)))
+        inputs, at = self.inputs.of(ids, mask, reads, cache, self.facts)
+        with hooked(self.blocks, self.streams, reads, edits, ids.shape[1]) as recorded:
+            output = self.model(**inputs)
+        logits = self.inputs.logits_in(output, at)
+        kept = None if self.facts.caching == "none" else self.inputs.cache_in(output)
+        return Forward(logits, recorded.values, recorded.means, kept)
+
+
+class ForwardInputs:
+    """How a transformers decoder is called: by which names it takes a cache, positions and the logits that it keeps."""
+
+    def __init__(self, model: Any) -> None:
+        accepted = inspect.signature(type(model).forward).parameters
+        self._accepts = {name for name in ("position_ids", "logits_to_keep") if name in accepted}
+        self._cache_name = next((name for name in ("past_key_values", "cache_params") if name in accepted), None)
+
+    def of(
+        self, ids: Tensor, mask: Tensor, reads: Reads, cache: Any, facts: ModelFacts
+    ) -> tuple[dict[str, Any], Int[Tensor, "batch kept"]]:
+        """The keyword arguments of one forward, and which of the logits that it then gives are each row's."""
+        caching = facts.caching != "none"
+        inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask, "use_cache": caching, "return_dict": True}
         if cache is not None:
+            assert self._cache_name is not None and caching
             inputs[self._cache_name] = cache
         if "position_ids" in self._accepts:
             # A row that has ended goes on unread until its batch has; its positions stay inside the context.
-            last = None if self.facts.shape.context is None else self.facts.shape.context - 1
+            last = None if facts.shape.context is None else facts.shape.context - 1
             inputs["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0, max=last)[:, -ids.shape[1] :]
         at = reads.logits_at
         if at is None:
             at = torch.full((ids.shape[0], 1), ids.shape[1] - 1, device=ids.device)
-        kept = torch.unique(at)
         if "logits_to_keep" in self._accepts:
-            inputs["logits_to_keep"] = kept
-            at = torch.searchsorted(kept, at)
-        with self._hooked(reads, edits) as recorded:
-            output = self.model(**inputs)
-        rows = torch.arange(ids.shape[0], device=ids.device)[:, None]
-        logits = output.logits[rows, at].float()
-        return Forward(logits, *recorded.by_stream(), getattr(output, self._cache_name))
+            inputs["logits_to_keep"] = torch.unique(at)
+            at = torch.searchsorted(inputs["logits_to_keep"], at.contiguous())
+        return inputs, at
 
-    @contextmanager
-    def _hooked(self, reads: Reads, edits: Sequence[Edit]) -> Iterator[_Recorded]:
-        recorded = _Recorded(reads)
-        with ExitStack() as hooks:
-            for edit in edits:
-                self._hook(hooks, edit.point.layer, edit)
-            for point in reads.points:
-                self._hook(hooks, point.layer, lambda hidden, point=point: recorded.take(point, hidden))
-            yield recorded
+    @staticmethod
+    def logits_in(output: Any, at: Int[Tensor, "batch kept"]) -> Tensor:
+        """The logits that were asked for, ``[batch, kept, vocab]`` in fp32."""
+        rows = torch.arange(at.shape[0], device=at.device)[:, None]
+        logits: Tensor = output.logits[rows, at].float()
+        return logits
 
-    def _hook(self, hooks: ExitStack, layer: int, function: Any) -> None:
-        """Call ``function(hidden)`` at a residual point; what it returns, unless None, replaces ``hidden``."""
-        if layer < len(self.blocks):
-
-            def before(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-                if args:
-                    replaced = function(args[0])
-                    return None if replaced is None else ((replaced, *args[1:]), kwargs)
-                replaced = function(kwargs["hidden_states"])
-                return None if replaced is None else (args, {**kwargs, "hidden_states": replaced})
-
-            handle = self.blocks[layer].register_forward_pre_hook(before, with_kwargs=True)
-        else:
-
-            def after(_module: Any, _args: Any, output: Any) -> Any:
-                if isinstance(output, tuple):  # a bare output[0] on a tensor would be batch row 0
-                    replaced = function(output[0])
-                    return None if replaced is None else (replaced, *output[1:])
-                return function(output)
-
-            handle = self.blocks[-1].register_forward_hook(after)
-        hooks.callback(handle.remove)
+    def cache_in(self, output: Any) -> Any:
+        """The cache that a forward returned; None if this model has none."""
+        return None if self._cache_name is None else getattr(output, self._cache_name, None)
 
 
-class _Recorded:
-    """What the hooks of one forward took: small copies, so that no activation outlives its block."""
+def caching_of(cache: Any) -> Caching:
+    """What the cache that a forward returned can do, by the kinds of its layers."""
+    from transformers.cache_utils import CacheLayerMixin, LinearAttentionCacheLayerMixin
 
-    def __init__(self, reads: Reads) -> None:
-        self._rows = torch.arange(reads.columns.shape[0], device=reads.columns.device)[:, None]
-        self._columns = reads.columns
-        self._spans = reads.spans
-        self._weights: Tensor | None = None
-        self._points = reads.points
-        self._values: dict[HookPoint, Tensor] = {}
-        self._means: dict[HookPoint, Tensor] = {}
+    layers = getattr(cache, "layers", None) or []
+    if any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in layers):
+        return "recurrent"
+    return "attention" if layers and all(isinstance(layer, CacheLayerMixin) for layer in layers) else "none"
 
-    def take(self, point: HookPoint, hidden: Float[Tensor, "batch pos width"]) -> None:
-        self._values[point] = hidden[self._rows, self._columns]
-        if self._spans is not None:
-            self._means[point] = einsum(
-                self._span_weights(hidden.shape[1]), hidden.float(), "batch span pos, batch pos d -> batch span d"
-            )
 
-    def by_stream(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Values and means of each stream, its layers in the order of the reads."""
-        streams = dict.fromkeys(point.stream for point in self._points)
-        own = {stream: [point for point in self._points if point.stream == stream] for stream in streams}
-        values = {stream: torch.stack([self._values[point] for point in points]) for stream, points in own.items()}
-        if self._spans is None:
-            return values, {}
-        return values, {stream: torch.stack([self._means[point] for point in points]) for stream, points in own.items()}
-
-    def _span_weights(self, n_pos: int) -> Float[Tensor, "batch span pos"]:
-        if self._weights is None:
-            assert self._spans is not None
-            at = torch.arange(n_pos, device=self._spans.device)
-            start, end = rearrange(self._spans, "batch span two -> two batch span 1")
-            inside = ((start <= at) & (at < end)).float()
-            self._weights = inside / inside.sum(-1, keepdim=True).clamp(min=1)
-        return self._weights
+def facts_of(model: Any, streams: Streams, caching: Caching, backend: str = "hf") -> ModelFacts:
+    """The facts of a transformers model that is loaded, in evaluation mode, on one device."""
+    attention = getattr(model.config.get_text_config(decoder=True), "_attn_implementation", None)
+    widths: Mapping[str, int] = streams.widths
+    return ModelFacts(
+        shape=shape_of(model.config, model.generation_config),
+        dtype=model.dtype,
+        device=model.device,
+        architecture=type(model).__name__,
+        attention=str(attention),
+        backend=backend,
+        caching=caching,
+        widths=widths,
+        missing=streams.missing,
+    )
 
 
 def _refuse_missing_weights(source: ModelSource, found: dict[str, Any]) -> None:
@@ -202,17 +182,3 @@ def resolve_device(wanted: str) -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
-def _facts(model: Any, device: torch.device) -> ModelFacts:
-    return ModelFacts(
-        shape=shape_of(model.config, model.generation_config),
-        dtype=model.dtype,
-        device=device,
-        architecture=type(model).__name__,
-        attention=str(model.config.get_text_config(decoder=True)._attn_implementation),
-        backend="hf",
-        caching="attention",
-        widths={"resid": model.config.get_text_config(decoder=True).hidden_size},
-        missing={},
-    )

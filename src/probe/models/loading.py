@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from transformers.utils.logging import disable_progress_bar
 
+from probe.models import nnsight, transformer_lens
 from probe.models.check import check_backend
 from probe.models.hf import HFBackend, resolve_device
 from probe.models.protocol import Backend
@@ -14,18 +15,41 @@ _QUIET_BYTES = 2**30
 """A smaller model loads in a moment: transformers' own progress bar would only be noise."""
 
 
-def load_backend(source: ModelSource, *, backend: str, dtype: str, device: str, attention: str | None) -> Backend:
+def load_backend(
+    source: ModelSource, *, backend: str, dtype: str, device: str, attention: str | None, remote: bool | str = False
+) -> Backend:
     """Load a model and check that its hooks read what they say.
 
+    ``remote`` is where nnsight runs its traces: ``False`` here; ``True`` on NDIF, which then holds the weights;
+    ``"local"`` here, packed up and unpacked as if they were sent there.
+
     Raises:
-        ModelError: an unknown backend, a folder that does not load, or a failed check.
+        ModelError: an unknown backend or one whose library is not installed, a folder that does not load, an
+            architecture that the backend cannot serve, or a failed check.
     """
-    if backend != "hf":
-        raise ModelError(f"backend {backend!r} is not part of this version; it has: hf")
+    if backend == nnsight.NAME:
+        nnsight.require_library()  # before weights are read, which may take minutes
+    elif backend == transformer_lens.NAME:
+        attention = transformer_lens.require_eager(attention)
+        transformer_lens.require_library()
+    elif backend != "hf":
+        raise ModelError(f"a backend is hf, {transformer_lens.NAME} or {nnsight.NAME}; found {backend!r}")
+    if remote is True:
+        hosted = nnsight.NDIFBackend(source)
+        check_backend(hosted)
+        return hosted
     if source.weight_bytes < _QUIET_BYTES:
         disable_progress_bar()
     loaded = HFBackend.load(source, dtype=dtype, device=device, attention=attention)
-    check_backend(loaded)
+    if backend == nnsight.NAME:
+        traced = nnsight.NNsightBackend(loaded, source, remote)
+        check_backend(traced, loaded.model)
+        return traced
+    check_backend(loaded, loaded.model)
+    if backend == transformer_lens.NAME:
+        wrapped = transformer_lens.TransformerLensBackend(loaded)
+        check_backend(wrapped)  # it has been compared with what it was, and that with the model's own report
+        return wrapped
     return loaded
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from probe.models.configuration import ModelShape
 from probe.models.edits import Edit
 from probe.models.points import HookPoint
+from probe.values import STREAMS, ModelError
 
 Caching = Literal["attention", "recurrent", "none"]
 """What a cache can do. ``attention``: keys and values per token, which can be aligned, cropped and joined row by row.
@@ -37,6 +38,26 @@ class ModelFacts:
     caching: Caching
     widths: Mapping[str, int]
     missing: Mapping[str, str]
+
+    def require(self, points: Iterable[HookPoint]) -> None:
+        """Refuse hook points that this model does not have.
+
+        Raises:
+            ModelError: a stream that this architecture does not have (with the reason) or nobody knows, or a layer
+                beyond its last.
+        """
+        for stream, layer in {(point.stream, point.layer) for point in points}:
+            if stream not in self.widths:
+                raise ModelError(self._without(stream))
+            last = self.shape.n_layers - (stream != "resid")
+            if not 0 <= layer <= last:
+                raise ModelError(f"{self.architecture} has layers 0 to {last} of stream {stream!r}; found {layer}")
+
+    def _without(self, stream: str) -> str:
+        if stream not in self.missing:
+            return f"a stream is one of {', '.join(STREAMS)}; found {stream!r}"
+        has = ", ".join(name for name in STREAMS if name in self.widths)
+        return f"{self.architecture} has no stream {stream!r}: {self.missing[stream]}; it has {has}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,4 +111,14 @@ class Backend(Protocol):
 
         Whatever happens inside, no hook and no edit is left behind.
         """
+        ...
+
+
+@runtime_checkable
+class WrapsModel(Protocol):
+    """A backend whose transformers model is in this process and can be asked the same things in its own words."""
+
+    @property
+    def model(self) -> Any:
+        """The model, as transformers loaded it or as the backend changed it for good."""
         ...

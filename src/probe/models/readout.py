@@ -7,8 +7,9 @@ kept only if it gives the model's own logits again.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from probe.models.hf import HFBackend
+from probe.models.layers import find_blocks
 from probe.models.points import HookPoint
-from probe.models.protocol import Backend, Reads
+from probe.models.protocol import Backend, Reads, WrapsModel
 
 _TOLERANCE = 1e-3
+Same = Callable[[Tensor, Tensor], bool]
 _EPS_NAMES = ("variance_epsilon", "eps", "norm_eps")
 
 
@@ -65,16 +67,18 @@ class Readout:
 @torch.inference_mode()
 def find_readout(backend: Backend, token_ids: Sequence[int]) -> Readout | None:
     """The readout of a model for some token ids; None where no such form gives the model's logits again."""
-    if not isinstance(backend, HFBackend):
+    if not isinstance(backend, WrapsModel):
         return None
+    model = backend.model
     shape, device = backend.facts.shape, backend.facts.device
     ids = torch.randint(0, shape.vocab, (1, 8), generator=torch.Generator().manual_seed(0)).to(device)
     columns = torch.arange(8, device=device)[None]
     reads = Reads((HookPoint("resid", shape.n_layers),), columns)
     x = backend.forward(ids, torch.ones_like(ids), reads).values["resid"][0, 0]
-    states = backend.model(input_ids=ids, output_hidden_states=True, use_cache=False)
-    norm = _find_norm(backend, x, states.hidden_states[-1][0])
-    head = backend.model.get_output_embeddings()
+    states = model(input_ids=ids, output_hidden_states=True, use_cache=False)
+    same = partial(_same, tolerance=_TOLERANCE if backend.facts.dtype == torch.float32 else 3e-2)
+    norm = _find_norm(model, x, states.hidden_states[-1][0], same)
+    head = model.get_output_embeddings()
     if norm is None or head is None:
         return None
     kind, eps, weight, bias = norm
@@ -83,27 +87,27 @@ def find_readout(backend: Backend, token_ids: Sequence[int]) -> Readout | None:
     unembed = head.weight[chosen].float()
     unembed_bias = torch.zeros(len(chosen)) if own_bias is None else own_bias[chosen].float().cpu()
     plain = _apply_norm(x.float(), kind, eps, weight, bias) @ unembed.T + unembed_bias.to(device)
-    scale, softcap = _finish(backend.model.config.get_text_config(decoder=True))
+    scale, softcap = _finish(model.config.get_text_config(decoder=True))
     logits = scale * plain
     if softcap:
         logits = softcap * torch.tanh(logits / softcap)
-    if not _same(logits, states.logits[0][:, chosen].float(), backend):
+    if not same(logits, states.logits[0][:, chosen].float()):
         return None
     arrays = [tensor.cpu().numpy() for tensor in (weight, bias, unembed, unembed_bias)]
     return Readout(kind, eps, scale, softcap, tuple(chosen), *arrays)
 
 
-def _find_norm(backend: HFBackend, x: Tensor, normed: Tensor) -> tuple[str, float, Tensor, Tensor] | None:
+def _find_norm(model: Any, x: Tensor, normed: Tensor, same: Same) -> tuple[str, float, Tensor, Tensor] | None:
     """The module outside the blocks that turns the last residual point into ``hidden_states[-1]``, as numbers."""
-    inside = {id(module) for block in backend.blocks for module in block.modules()}
-    for module in backend.model.get_decoder().modules():
+    inside = {id(module) for block in find_blocks(model) for module in block.modules()}
+    for module in model.get_decoder().modules():
         own = getattr(module, "weight", None)
         if id(module) in inside or not isinstance(own, Tensor) or own.shape != x.shape[-1:]:
             continue
-        if not _same(module(x), normed, backend):
+        if not same(module(x), normed):
             continue
         eps = next((float(getattr(module, name)) for name in _EPS_NAMES if hasattr(module, name)), 0.0)
-        kind = "layer" if isinstance(module, nn.LayerNorm) or _same(module(x + x.std()), normed, backend) else "rms"
+        kind = "layer" if isinstance(module, nn.LayerNorm) or same(module(x + x.std()), normed) else "rms"
         bias = module(torch.zeros_like(x[:1]))[0].float()
         return kind, eps, _norm_weight(module, own.float(), kind, eps, bias), bias
     return None
@@ -137,6 +141,5 @@ def _finish(config: Any) -> tuple[float, float]:
     return scale, float(getattr(config, "final_logit_softcapping", None) or 0.0)
 
 
-def _same(a: Tensor, b: Tensor, backend: HFBackend) -> bool:
-    tolerance = _TOLERANCE if backend.facts.dtype == torch.float32 else 3e-2
+def _same(a: Tensor, b: Tensor, tolerance: float) -> bool:
     return bool((a.float() - b.float()).abs().max() <= tolerance * b.float().abs().max().clamp(min=1e-6))

@@ -5,63 +5,107 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import permutations
 from typing import Any
 
 from probe.values import LabelError
+
+TOKEN, CONTINUATION = "token", "continuation"
+"""How a label is scored: by the one token that writes it, or by all of its tokens where it is not one."""
 
 _SPACE_MARKS = ("", "Ġ", "▁", " ")
 
 
 @dataclass(frozen=True)
 class LabelTokens:
-    """Token ids of each letter at one site: ``ids[k]`` are the legal single-token variants of ``letters[k]``."""
+    """Token ids of each letter at one site: ``ids[k]`` are the legal single-token variants of ``letters[k]``.
+
+    ``spelled`` is empty where every letter is one token there. Else ``spelled[k]`` are the token sequences that write
+    ``letters[k]``, each to be scored as a continuation, for the letters whose ``ids[k]`` is empty.
+    """
 
     letters: tuple[str, ...]
     ids: tuple[tuple[int, ...], ...]
+    spelled: tuple[tuple[tuple[int, ...], ...], ...] = ()
 
 
-def label_tokens(tokenizer: Any, text: str, letters: Sequence[str]) -> LabelTokens:
-    """The single tokens that continue ``text`` with each letter, found by tokenising text and letter together.
+def label_tokens(tokenizer: Any, text: str, letters: Sequence[str], *, score: str = TOKEN) -> LabelTokens:
+    """The tokens that continue ``text`` with each letter, found by tokenising text and letter together.
 
-    The letter alone must be one token here; with a leading space it counts as well, where that is one token for every
-    letter. ``encode("A")[0]`` would miss merges and silently read another token.
+    Two spellings are tried, the bare letter and the letter after a space (not where the text ends in one). A spelling
+    counts where it is one token for every letter and leaves the text's own tokens as they are: a variant that only some
+    letters have would count for those alone. ``encode("A")[0]`` would miss merges and silently read another token.
+
+    Where no spelling is one token for every letter, ``score="continuation"`` takes the token sequences of all spellings
+    that leave the text's tokens as they are.
 
     Raises:
-        LabelError: a letter is not one token here, or two letters share a token.
+        LabelError: no spelling serves, two letters share a token, or one letter's tokens begin another's.
     """
     own = tokenizer(text, add_special_tokens=False)["input_ids"]
-    found = []
-    spaced = [_continuation(tokenizer, text, f" {letter}", own) for letter in letters]
-    # A variant that only some letters have would count for those alone.
-    with_space = all(ids is not None and len(ids) == 1 for ids in spaced)
-    for letter, other in zip(letters, spaced, strict=True):
-        bare = _continuation(tokenizer, text, letter, own)
-        if bare is None:
-            raise LabelError(
+    marks = ("",) if text[-1:] in (" ", "\t") else ("", " ")
+    spelled = [_spelled(tokenizer, text, [mark + letter for letter in letters], own) for mark in marks]
+    clean = [found for found in spelled if found is not None]
+    single = [found for found in clean if all(len(ids) == 1 for ids in found)]
+    if not single and (score == TOKEN or not clean):
+        raise _unreadable(tokenizer, text, letters, own)
+    variants = tuple(tuple(dict.fromkeys(each)) for each in zip(*(single or clean), strict=True))
+    _refuse_overlaps(letters, variants)
+    if single:
+        return LabelTokens(tuple(letters), tuple(tuple(ids[0] for ids in each) for each in variants))
+    one = [all(len(ids) == 1 for ids in each) for each in variants]
+    return LabelTokens(
+        tuple(letters),
+        tuple(tuple(ids[0] for ids in each) if alone else () for each, alone in zip(variants, one, strict=True)),
+        tuple(() if alone else each for each, alone in zip(variants, one, strict=True)),
+    )
+
+
+def _spelled(
+    tokenizer: Any, text: str, surfaces: Sequence[str], own: Sequence[int]
+) -> tuple[tuple[int, ...], ...] | None:
+    """The tokens of each surface after ``text``; None where one of them changes the text's own tokens."""
+    found = [continuation(tokenizer, text, surface, own) for surface in surfaces]
+    clean = tuple(ids for ids in found if ids is not None)
+    return clean if len(clean) == len(found) else None
+
+
+def continuation(tokenizer: Any, text: str, surface: str, own: Sequence[int] | None = None) -> tuple[int, ...] | None:
+    """The tokens that ``surface`` adds after ``text``; None where it changes the text's own tokens, or adds none.
+
+    ``own`` are those of the text, where the caller has them.
+    """
+    before = tokenizer(text, add_special_tokens=False)["input_ids"] if own is None else list(own)
+    whole = tokenizer(text + surface, add_special_tokens=False)["input_ids"]
+    return (tuple(whole[len(before) :]) or None) if whole[: len(before)] == before else None
+
+
+def _unreadable(tokenizer: Any, text: str, letters: Sequence[str], own: Sequence[int]) -> LabelError:
+    """Why no spelling of the letters serves, by the first bare letter that does not."""
+    for letter in letters:
+        ids = continuation(tokenizer, text, letter, own)
+        if ids is None:
+            return LabelError(
                 f"label {letter!r} changes the last tokens of this prompt ({text[-12:]!r}), so no token stands for it "
                 "there; let the prompt end without a space"
             )
-        if len(bare) != 1:
-            raise LabelError(
+        if len(ids) > 1:
+            return LabelError(
                 f"label {letter!r} is not one token after this prompt: this tokenizer makes "
-                f"{tokenizer.convert_ids_to_tokens(bare)} of it; a label needs exactly one token "
-                "(choose other task.letters)"
+                f"{tokenizer.convert_ids_to_tokens(list(ids))} of it; a label needs exactly one token "
+                "(choose other task.letters, or set labels.score: continuation)"
             )
-        found.append(tuple(dict.fromkeys([*bare, *((other or []) if with_space else [])])))
-    for i, ids in enumerate(found):
-        for j in range(i):
-            if set(ids) & set(found[j]):
-                raise LabelError(
-                    f"labels {letters[j]!r} and {letters[i]!r} share token {sorted(set(ids) & set(found[j]))[0]} "
-                    "after this prompt; choose other task.letters"
-                )
-    return LabelTokens(tuple(letters), tuple(found))
+    raise AssertionError("every bare letter is one token, which serves")
 
 
-def _continuation(tokenizer: Any, text: str, surface: str, own: list[int]) -> list[int] | None:
-    """The tokens that ``surface`` adds after ``text``, None where the text's own tokens change."""
-    whole = tokenizer(text + surface, add_special_tokens=False)["input_ids"]
-    return list(whole[len(own) :]) if whole[: len(own)] == own else None
+def _refuse_overlaps(letters: Sequence[str], variants: Sequence[tuple[tuple[int, ...], ...]]) -> None:
+    """Refuse labels whose probabilities could not be added up: one's tokens are, or begin, another's."""
+    for i, j in permutations(range(len(letters)), 2):
+        shared = next((a for a in variants[i] for b in variants[j] if b[: len(a)] == a), None)
+        if shared is not None:
+            first, second = (letters[k] for k in sorted((i, j)))
+            told = f"share token {shared[0]}" if len(shared) == 1 else f"share the tokens {list(shared)}"
+            raise LabelError(f"labels {first!r} and {second!r} {told} after this prompt; choose other task.letters")
 
 
 class LetterVocabulary:

@@ -53,18 +53,20 @@ def parse_answer(
     truncated: bool = False,
     texts: Sequence[str] = (),
     settings: ParserSettings = DEFAULT_PARSER,
+    reasoning_open: bool = False,
 ) -> Parsed:
     """The letter that an answer states, with its place.
 
     ``letters`` are in the order in which the options were shown, and ``texts[k]`` is what stood beside ``letters[k]``:
     an option's words count where they are no other option's. A cut answer is ``truncated`` whatever it says so far.
+    ``reasoning_open``: the prompt had opened the reasoning, so that an answer without its close is still inside it.
     Statements are ranked as in ``RULES``; the last of the strongest kind wins, unless it is taken back ("wait", "on
     reflection"). ``conflicting``: one statement names two letters, or two of equal rank do and none takes the other
     back. ``refused``: nothing was extracted and a hedge stands there.
     """
     if truncated:
         return Parsed("truncated")
-    return _parser(tuple(letters), tuple(texts), settings).parse(text)
+    return _parser(tuple(letters), tuple(texts), settings).parse(text, reasoning_open=reasoning_open)
 
 
 def parser_name(settings: ParserSettings) -> str:
@@ -95,9 +97,9 @@ class _Parser:
         own = [re.compile(pattern, re.I | re.M) for pattern in settings.refusals]
         self._refusals = [*own, *(re.compile(words_of([name]).refusal) for name in settings.languages)]
 
-    def parse(self, text: str) -> Parsed:
+    def parse(self, text: str, *, reasoning_open: bool = False) -> Parsed:
         plain = text if text.isascii() else text.translate(_WIDE)
-        start = answer_start(plain, self._reasoning)
+        start = answer_start(plain, self._reasoning, opened=reasoning_open)
         if start is None:
             return Parsed("unparsable", rule="reasoning is not closed")
         statements = self._finder.find(plain, start)

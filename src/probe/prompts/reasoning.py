@@ -22,18 +22,19 @@ BUILTIN = (
 _FLAGS = re.IGNORECASE | re.MULTILINE
 
 
-def answer_start(text: str, reasoning: Sequence[Reasoning] = ()) -> int | None:
+def answer_start(text: str, reasoning: Sequence[Reasoning] = (), *, opened: bool = False) -> int | None:
     """The character after the last close of the reasoning, 0 without any; None where reasoning opens and stays open.
 
-    A close without an open counts: a chat template may have opened the reasoning in the prompt.
+    A close without an open counts: a chat template may have opened the reasoning in the prompt. ``opened`` says that it
+    has: then no close means that the reasoning stays open.
     """
     start = 0
-    for opened, closed in _marks(tuple(reasoning)):
+    for opens, closed in _marks(tuple(reasoning)):
         closes = [match.end() for match in closed.finditer(text)]
-        if any(match.start() >= (closes[-1] if closes else 0) for match in opened.finditer(text)):
+        if any(match.start() >= (closes[-1] if closes else 0) for match in opens.finditer(text)):
             return None
         start = max(start, *closes[-1:], 0)
-    return start
+    return None if opened and start == 0 else start
 
 
 @cache

@@ -9,6 +9,7 @@ from typing import Any
 
 from jinja2.exceptions import TemplateError
 
+from probe.prompts.reasoning import answer_start
 from probe.prompts.structure import Encoded, Outline, Structure
 from probe.values import Case, Condition, ModelError, ProbeError, RowRefused, Task, sha256_of
 
@@ -54,20 +55,23 @@ def text_sha(text: str) -> str:
 
 
 class ChatTemplate:
-    """The chat template of a tokenizer, and whether it has a place for a system message."""
+    """The chat template of a tokenizer, and whether it has a place for a system message.
+
+    ``ending`` is what it writes after the user's text, up to where the answer begins.
+    """
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
-        self._refuse_a_broken_template()
+        self.ending = self._ending()
         self.has_system_role = self._shows_a_system_message()
 
     def render(self, messages: Sequence[dict[str, str]]) -> str:
         """The messages as one text that ends where the assistant's answer begins."""
         return str(self._tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True))
 
-    def _refuse_a_broken_template(self) -> None:
+    def _ending(self) -> str:
         try:
-            self.render([{"role": "user", "content": _CASE_MARK}])
+            return self.render([{"role": "user", "content": _CASE_MARK}]).rpartition(_CASE_MARK)[2]
         except TemplateError as error:
             raise ModelError(f"the chat template does not render a user's message: {error}; mend it") from error
 
@@ -94,6 +98,15 @@ class PromptBuilder:
         self._structure = Structure(tokenizer)
         self._frames: dict[tuple[object, ...], str] = {}
         self._outlines: dict[tuple[str | None, str], Outline] = {}
+
+    def opens_reasoning(self, condition: Condition) -> bool:
+        """Whether the answer begins inside reasoning, which the template (or the forced prefix) has opened."""
+        return answer_start(self.template.ending + condition.prefix, self.task.parser.reasoning) is None
+
+    def structural_tokens(self, prompt: Prompt, persona_text: str | None, condition: Condition) -> tuple[int, int]:
+        """How many structural tokens a prompt has, and how many the chat template writes (a prefix may add others)."""
+        own = len(self._outline(persona_text, condition).structure)
+        return self._structure.count(prompt.token_ids), own
 
     def resolve_placement(self, wanted: str) -> str:
         """``auto`` becomes ``system`` where the template has that role, else ``user``.

@@ -17,7 +17,12 @@ CAUSES = {
 }
 """Causes of disagreement in their order of precedence, as readers see them."""
 
-_SITES = {"prompt_end": "at the end of the prompt", "answer": "where the letter was written"}
+_SITES = {
+    "prompt_end": "at the end of the prompt",
+    "forced": "after the forced text",
+    "answer": "where the letter was written",
+    "after_reasoning": "after its reasoning",
+}
 
 
 def site_name(site: str) -> str:

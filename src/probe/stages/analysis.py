@@ -33,6 +33,7 @@ class Question:
     ``base`` is the persona that the others are compared with; ``controls`` are the personas whose wordings make the
     noise floor (by default those of the role ``control``). ``options`` stand in rising urgency. ``settings`` hold the
     bins of the ECE and the cut between over- and under-triage; ``equal_mass`` draws the reliability bins so.
+    ``site`` is the answer site at which the latent label is read.
     """
 
     base: str | None = None
@@ -41,6 +42,7 @@ class Question:
     high_risk: str | None = None
     settings: Settings = field(default_factory=Settings)
     equal_mass: bool = False
+    site: str = behaviour.DEFAULT_SITE
 
     @property
     def labels(self) -> dict[str, Any]:
@@ -81,16 +83,24 @@ def study_of(store: Store | pd.DataFrame) -> Mapping[str, Any]:
     return dict(store.study)
 
 
-def cells(source: Store | pd.DataFrame) -> pd.DataFrame:
-    """The table of cells behind an analysis.
+def cells(source: Store | pd.DataFrame, asked: Question | None = None) -> pd.DataFrame:
+    """The table of cells behind an analysis: those whose answer was generated, without the reads of given texts.
+
+    Its latent label is that of the answer site which is asked for.
 
     Raises:
-        ProbeError: there is no row to analyse.
+        ProbeError: there is no row to analyse, or no label was read at the site.
     """
-    table = source.table() if isinstance(source, Store) else source
+    whole = source.table() if isinstance(source, Store) else source
+    table = behaviour.generated(whole)
+    if table.empty and not whole.empty:
+        raise ProbeError(
+            f"all {len(whole):,} cells are reads of given texts, and no answer was generated that could be analysed; "
+            "`store.table()` has their given_logp (a study without `given.only` generates answers too)"
+        )
     if table.empty:
         raise ProbeError("there is no captured cell to analyse yet; run `probe capture` first")
-    return table
+    return table if asked is None else behaviour.latent_at(table, asked.site, options=asked.options)
 
 
 def behaviour_tables(source: Store | pd.DataFrame, question: Question | None = None) -> BehaviourTables:
@@ -104,7 +114,8 @@ def behaviour_tables(source: Store | pd.DataFrame, question: Question | None = N
         ProbeError: the base or a control that was asked for is not in the table, or the table breaks a rule of
             ``read_outcomes``.
     """
-    table, asked = cells(source), question or Question()
+    asked = question or Question()
+    table = cells(source, asked)
     outcomes = behaviour.read_outcomes(table, **asked.labels)
     both = {"y_gen", "y_latent"} <= outcomes.told
     neutral = behaviour.control_personas(table, asked.controls)
@@ -114,7 +125,7 @@ def behaviour_tables(source: Store | pd.DataFrame, question: Question | None = N
         metrics=measured,
         comparisons=comparisons(source, asked),
         reliability=_reliability(table, asked) if "logp_<label>" in outcomes.told else empty,
-        sites=behaviour.consistency_by_site(table, options=options) if both else empty,
+        sites=behaviour.consistency_by_site(cells(source), options=options) if both else empty,
         risk=behaviour.risk_by_cut(table, **asked.labels),
         causes=behaviour.causes(table, options=options) if both else empty,
         rates=_rates(table, options) if "y_gen" in outcomes.told else empty,
@@ -131,7 +142,7 @@ def comparisons(source: Store | pd.DataFrame, asked: Question) -> pd.DataFrame:
 
     Empty without the default base, or without another persona. ``attrs["waiting"]``: planned contrasts without cells.
     """
-    table = cells(source)
+    table = cells(source, asked)
     personas = list(table["persona"].unique())
     base = _base(source, asked.base, personas)
     if base not in personas or len(personas) < 2:
@@ -213,7 +224,7 @@ def shift_tables(store: Store, *, base: str | None = None) -> pd.DataFrame:
     if base not in personas:
         return pd.DataFrame()
     capture = store.manifest["capture"]
-    views = {persona: store.select(persona=persona) for persona in personas}
+    views = {persona: store.select(persona=persona, given="") for persona in personas}
     tables = {persona: view.table() for persona, view in views.items()}
     for table in tables.values():
         table.attrs = {}  # pandas copies them, a whole study, with every selection of rows

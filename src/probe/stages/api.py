@@ -52,18 +52,21 @@ def metrics(
     options: Sequence[str] | None = None,
     high_risk: str | None = None,
     settings: Settings | None = None,
+    site: str = behaviour.DEFAULT_SITE,
 ) -> pd.DataFrame:
     """Every metric by persona and stratum, tidy: metric, persona, stratum, value, low, high, n, planned, ...
 
     ``source`` is an open store, or a table of your own in the columns of ``Store.table()``; the options of a table, in
     rising urgency, come from ``options`` or from its ``logp_<label>`` columns, and without either the risk metrics are
     undefined. ``settings`` (:class:`probe.behaviour.Settings`) hold what the paper leaves open: the bins of the ECE and
-    the cut between over- and under-triage.
+    the cut between over- and under-triage. ``site`` is the answer site at which the latent label is read (``forced``,
+    ``after_reasoning``, ...).
 
     Raises:
-        ProbeError: the table breaks a rule of :func:`probe.behaviour.read_outcomes`.
+        ProbeError: the table breaks a rule of :func:`probe.behaviour.read_outcomes`, or has no label reads at the site.
     """
-    return behaviour.metrics(cells(source), options=options, high_risk=high_risk, settings=settings)
+    table = cells(source, Question(options=_fixed(options), site=site))
+    return behaviour.metrics(table, options=options, high_risk=high_risk, settings=settings)
 
 
 def compare(
@@ -74,18 +77,19 @@ def compare(
     options: Sequence[str] | None = None,
     high_risk: str | None = None,
     settings: Settings | None = None,
+    site: str = behaviour.DEFAULT_SITE,
 ) -> pd.DataFrame:
     """Difference of every persona from the base persona, in pairs, with intervals, raw and adjusted p.
 
     A pair is one case under one condition (instruction, rotation, ...); intervals and tests cluster by case. Where
     there are control wordings (``controls``, else the personas of the role ``control``), every persona is compared with
     their mean too: ``base`` is ``controls`` in those rows. The contrasts that the study planned are a family of tests
-    of their own. ``options``, ``high_risk`` and ``settings`` as in :func:`metrics`.
+    of their own. ``options``, ``high_risk``, ``settings`` and ``site`` as in :func:`metrics`.
 
     Raises:
         ProbeError: the base persona is not in the table, or stands there alone.
     """
-    asked = Question(base, _fixed(controls), _fixed(options), high_risk, settings or Settings())
+    asked = Question(base, _fixed(controls), _fixed(options), high_risk, settings or Settings(), site=site)
     compared = comparisons(source, asked)
     if compared.empty:
         raise ProbeError("a comparison needs the base persona and at least one other in the table; name it with base=")

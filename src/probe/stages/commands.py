@@ -35,11 +35,14 @@ def tell_study(study: Study, outcome: CaptureOutcome, folder: Path) -> None:
     if outcome.committed == 0:
         return
     opened = open_store(outcome.store, warn=False)  # announced just now
+    if study.given is not None and study.given.only:
+        say("given texts were read and no answer was generated, so there is no metric; `store.table()` has given_logp")
+        return
     wanted = set(study.analyses)
     tables = behaviour_tables(opened) if wanted & {"metrics", "report"} else None
     shifts = shift_tables(opened) if wanted & {"directions", "report"} else None
     if tables is not None:
-        show_metrics(tables, opened.table())
+        show_metrics(tables, cells(opened))
         show_floor(tables.floor)
         if len(tables.comparisons):
             tell_comparisons(tables.comparisons)
@@ -76,7 +79,9 @@ def run_metrics(
         source = reread(source, parser)
         say(str(source.reparsed))
     folder = figures_path(name, out)
-    table = cells(source)
+    table = cells(source, question)
+    if question.site != behaviour.DEFAULT_SITE:
+        say(f"the latent label is read at the site {question.site}")
     if several := mixed_parsers(table):
         say(several)
     tables = behaviour_tables(source, question)

@@ -12,9 +12,12 @@ from rich.table import Table
 from probe.behaviour.power import detectable_difference
 from probe.capture.planning import Job
 from probe.report.numbers import plural
+from probe.stages.batch_size import with_open_batch
+from probe.stages.costs import memory_bytes
 from probe.stages.places import store_path
 from probe.stages.preparation import Preparation, prepare
 from probe.stages.terminal import console, say
+from probe.stages.token_reads import cell_tokens, show_cell_tokens
 from probe.study import Study
 from probe.values import ALL
 
@@ -23,7 +26,7 @@ _ASSUMED_DISCORDANT = 0.2
 
 def dry_run(study: Study, *, store: str | Path | None = None) -> None:
     """Print the first prompts with the tokens that are read, the plan with its bytes, and what this n can show."""
-    preparation = prepare(study)
+    preparation = with_open_batch(prepare(study), store_path(study, store))
     out = console()
     jobs = preparation.cells.jobs
     told = next((job for job in jobs if job.prompt.persona_end is not None), None)
@@ -39,32 +42,13 @@ def dry_run(study: Study, *, store: str | Path | None = None) -> None:
 
 
 def _show_prompt(out: Console, preparation: Preparation, job: Job, title: str) -> None:
-    """The rendered prompt of a cell, then each site with its token and its neighbours."""
-    tokenizer, prompt = preparation.resolved.tokenizer, job.prompt
+    """The rendered prompt of a cell, then the tokens that its sites and labels read."""
     cell = job.row.cell
     out.rule(f"{title}: {escape(cell.persona)} / {escape(cell.case)} / {cell.condition.name}")
-    say(prompt.text)  # never wrapped: a line break here is one that the model reads
+    say(job.prompt.text)  # never wrapped: a line break here is one that the model reads
     out.rule("tokens that are read")
-    table = Table("site", "index", "token", "before and after")
-    pieces = [repr(tokenizer.decode([token])) for token in prompt.token_ids]
-    places = {
-        "prompt_end": len(pieces) - 1,
-        "persona_end": prompt.persona_end,
-        "case_mean (first)": prompt.case_tokens[0] if prompt.case_tokens else None,
-        "case_mean (last)": prompt.case_tokens[1] - 1 if prompt.case_tokens else None,
-    }
-    for site, place in places.items():
-        if site.split()[0] not in preparation.resolved.study.capture.positions:
-            continue
-        if place is None:
-            table.add_row(site, "absent", "", "")
-            continue
-        around = "".join(pieces[max(place - 2, 0) : place]) + " | " + "".join(pieces[place + 1 : place + 3])
-        table.add_row(site, str(place), escape(pieces[place]), escape(around))
-    for option, ids in zip(preparation.resolved.study.task.option_ids, job.labels.ids, strict=True):
-        shown = ", ".join(f"{token} {tokenizer.decode([token])!r}" for token in ids)
-        table.add_row(f"label {escape(option)}", "next", escape(shown), "")
-    out.print(table)
+    resolved = preparation.resolved
+    show_cell_tokens(out, cell_tokens(resolved.study, resolved.builder, job))
 
 
 def _show_costs(out: Console, preparation: Preparation, path: str | Path) -> None:
@@ -75,7 +59,7 @@ def _show_costs(out: Console, preparation: Preparation, path: str | Path) -> Non
     longest = max(lengths) + study.generation.max_new_tokens
     if shape.context is not None:
         longest = min(longest, shape.context)
-    resid = rows * resolved.row_bytes
+    tensors = rows * resolved.row_bytes
     folder = path if Path(path).exists() else Path.cwd()
     table = Table("what a run would do", "", show_header=True)
     table.add_row("model", f"{escape(study.model.id)} ({shape.n_layers} blocks, width {shape.d_model})")
@@ -87,12 +71,35 @@ def _show_costs(out: Console, preparation: Preparation, path: str | Path) -> Non
     )
     table.add_row("prompt tokens", f"{min(lengths)} to {max(lengths)}; at most {longest} with the answer")
     table.add_row(
-        "residuals on disk",
-        f"{resid / 2**20:.1f} MiB ({resolved.stored_dtype}); free {shutil.disk_usage(folder).free / 2**30:.1f} GiB",
+        "tensors on disk",
+        f"{_mib(tensors)} ({resolved.stored_dtype}), less where a site is absent; "
+        f"free {shutil.disk_usage(folder).free / 2**30:.1f} GiB",
     )
-    table.add_row("weights in memory", f"{resolved.weight_bytes / 2**20:.1f} MiB ({resolved.compute_dtype})")
+    table.add_row("memory at the peak", _memory_text(preparation))
     table.add_row("store", str(path))
     out.print(table)
+
+
+def _memory_text(preparation: Preparation) -> str:
+    """The peak on the device that computes, and what it is made of."""
+    resolved, jobs = preparation.resolved, preparation.cells.jobs
+    per_shard = -(-len(preparation.cells.rows) // max(preparation.n_shards, 1))
+    needed = memory_bytes(resolved, jobs, per_shard)
+    parts = f"weights {_mib(needed.weights)} ({resolved.compute_dtype}), keys and values {_mib(needed.cache)}"
+    parts += f", a step {_mib(needed.working)}"
+    if needed.on_cpu:
+        parts += f", rows not yet written {_mib(needed.records)}, libraries and plan {_mib(needed.process)}"
+    states = "; the states of its recurrent layers are not counted" if resolved.footprint.recurrent else ""
+    return (
+        f"~{_mib(needed.on_device)} on the {resolved.device}, if every answer takes all "
+        f"{resolved.study.generation.max_new_tokens} tokens: {parts}{states}"
+    )
+
+
+def _mib(count: int) -> str:
+    """In MiB, with three digits of a small number."""
+    mib = count / 2**20
+    return f"{mib:.1f} MiB" if mib >= 10 else f"{mib:.3g} MiB"
 
 
 def _show_power(study: Study) -> None:

@@ -42,6 +42,7 @@ def describe_store(path: str | Path) -> int:
         "rows": str(coverage),
         "shards": f"{len(store.shards)}, {size_text(size)} in all{', sealed' if seal else ''}",
         "residual points": ", ".join(map(str, capture["layers"])),
+        **{f"{own.name}, {own.width} wide": f"blocks {', '.join(map(str, own.layers))}" for own in store.layout.inner},
         "positions": ", ".join(store.layout.positions),
         "dtype, width": f"{capture.get('dtype', 'unknown')}, {capture.get('d_model', 'unknown')}",
         "personas": ", ".join(persona["id"] for persona in store.plan.personas),

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from probe.stages.resolution import Resolved
 
 VERSIONS_OF = ("persona-probe", "torch", "transformers", "tokenizers", "safetensors", "numpy")
-_MOVE_BITS = ("device", "device_name", "dtype", "attention", "batch_size", "threads")
+_LIBRARY_OF = {"transformer-lens": ("transformer-lens",), "nnsight": ("nnsight",)}
+_MOVE_BITS = ("backend", "device", "device_name", "dtype", "attention", "batch_size", "threads")
 
 
 def run_facts(resolved: Resolved, backend: Backend) -> dict[str, Any]:
@@ -27,10 +28,12 @@ def run_facts(resolved: Resolved, backend: Backend) -> dict[str, Any]:
     return {
         "argv": sys.argv,
         "study": resolved.study.to_mapping(cases=False),
-        "versions": {name: version(name) for name in VERSIONS_OF} | {"python": platform.python_version()},
+        "versions": {name: version(name) for name in (*VERSIONS_OF, *_LIBRARY_OF.get(facts.backend, ()))}
+        | {"python": platform.python_version()},
         "platform": platform.platform(),
         "device": str(facts.device),
         "device_name": torch.cuda.get_device_name(facts.device) if cuda else platform.machine(),
+        "backend": facts.backend,
         "dtype": str(facts.dtype).removeprefix("torch."),
         "architecture": facts.architecture,
         "attention": facts.attention,
@@ -48,8 +51,13 @@ def what_moved(runs: Sequence[Mapping[str, Any]], now: Mapping[str, Any]) -> lis
     if before is None:
         return []
     pairs = {f"{name} version": (before["versions"].get(name), now["versions"][name]) for name in VERSIONS_OF[1:3]}
-    pairs |= {name: (before.get(name), now.get(name)) for name in _MOVE_BITS}
+    pairs |= {name: (_fact(before, name), _fact(now, name)) for name in _MOVE_BITS}
     return [f"{name} was {old}, is {new}" for name, (old, new) in pairs.items() if old != new]
+
+
+def _fact(run: Mapping[str, Any], name: str) -> Any:
+    """A fact of a run; runs of versions with one backend do not name it."""
+    return run.get(name, "hf" if name == "backend" else None)
 
 
 def require_same(moved: Sequence[str], where: str) -> None:

@@ -16,7 +16,7 @@ from probe.stages.analysis import study_of
 from probe.store import Store, View
 from probe.study.located import in_memory
 from probe.study.parser_files import load_parser, read_parser
-from probe.values import DEFAULT_PARSER, ParserSettings, ProbeError
+from probe.values import DEFAULT_PARSER, ParserSettings, ProbeError, is_cut
 
 BUILTIN = "builtin"
 """What stands for the parser without settings, where a file of settings is asked for."""
@@ -126,13 +126,15 @@ def answers(store: Store, settings: ParserSettings, view: View | None = None) ->
     for row, text in zip(view.rows, view.texts()["gen_text"], strict=True):
         entry, cell = row.located.entry, row.planned.cell
         shown = tuple(letters[(i + cell.condition.rotation) % len(letters)] for i in range(len(letters)))
-        stop = (entry.get("extra") or {}).get("stop")
+        extra = entry.get("extra") or {}
+        stop = extra.get("stop")
         parsed = parse_answer(
             text,
             shown,
-            truncated=entry["status"] == "truncated" if stop is None else stop != "end",
+            truncated=entry["status"] == "truncated" if stop is None else is_cut(stop),
             texts=tuple(row.case.get("choices") or labels.get("texts") or ()),
             settings=settings,
+            reasoning_open=bool(extra.get("reasoning_open")),
         )
         by_letter = dict(zip(shown, options, strict=True))
         yield Answer(cell.persona, cell.case, cell.condition.name, text, parsed, by_letter, entry)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
 from typing import Any
@@ -14,11 +14,12 @@ from probe.capture.planning import JobPlanner, PlannedCells, plan_jobs
 from probe.capture.sampling import SAMPLER_VERSION
 from probe.models import weights_identity
 from probe.organism import planned
-from probe.prompts import BUILDER_VERSION, parser_name, tokenizer_identity
+from probe.prompts import BUILDER_VERSION, AnswerSites, parser_name, tokenizer_identity
+from probe.stages.given import with_given_texts
 from probe.stages.resolution import Resolved, resolve
 from probe.store import Plan
-from probe.study import GenerationSpec, Study
-from probe.values import Case, Cell, sha256_of
+from probe.study import GenerationSpec, LabelSpec, Study
+from probe.values import Case, Cell, ParserSettings, sha256_of
 
 SHARD_ROWS = 256
 SHARD_BYTES = 256 * 2**20
@@ -44,7 +45,10 @@ class Preparation:
     @property
     def label_tokens(self) -> tuple[int, ...]:
         """Every token that stands for a label in some cell."""
-        return tuple(sorted({token for job in self.cells.jobs for ids in job.labels.ids for token in ids}))
+        reads = {job.labels: None for job in self.cells.jobs}
+        for job in self.cells.jobs:
+            reads |= {part.labels: None for part in (job.forced, job.reopener) if part is not None}
+        return tuple(sorted({token for labels in reads for ids in labels.ids for token in ids}))
 
     @property
     def n_shards(self) -> int:
@@ -57,17 +61,21 @@ def prepare(study: Study) -> Preparation:
 
     Raises:
         ModelError: the model, its tokenizer or its chat template cannot serve the study.
-        LabelError: a label letter is not one token at the end of a prompt.
+        LabelError: a label cannot be read at an answer site.
+        ProbeError: the store of the given texts does not hold what the study asks of it.
         StudyError: the study asks for residual points that the model does not have.
     """
     resolved = resolve(study)
+    texts = with_given_texts(study, tokenizer_identity(resolved.tokenizer)["tokenizer_sha256"])
+    resolved = replace(resolved, study=texts)
     cells = _plan_cells(resolved)
     return Preparation(resolved, cells, _plan(resolved, cells))
 
 
 def _plan_cells(resolved: Resolved) -> PlannedCells:
     study = resolved.study
-    planner = JobPlanner(resolved.builder, study.personas, study.cases)
+    given = study.given.texts if study.given else ()
+    planner = JobPlanner(resolved.builder, study.personas, study.cases, sites=answer_sites(resolved), given=given)
     cells = study.cells(resolved.placement)
     return plan_jobs(
         planner,
@@ -77,6 +85,12 @@ def _plan_cells(resolved: Resolved) -> PlannedCells:
         keep_text=study.capture.keep_text,
         shape=resolved.shape,
     )
+
+
+def answer_sites(resolved: Resolved) -> AnswerSites:
+    """The answer sites that a study reads, for its model's tokenizer."""
+    labels = resolved.study.labels
+    return AnswerSites(resolved.builder, labels.sites, labels.forced, labels.score)
 
 
 def _with_progress(cells: tuple[Cell, ...]) -> Iterator[Cell]:
@@ -123,12 +137,14 @@ def _manifest(resolved: Resolved) -> dict[str, Any]:
             "dtype": resolved.stored_dtype,
             "n_layers": shape.n_layers,
             "d_model": shape.d_model,
+            **_inner_streams(resolved),
         },
         "labels": {
             "options": list(study.task.option_ids),
             "texts": [option.text for option in study.task.options],
             "letters": list(study.task.letters),
             "high_risk": study.task.high_risk,
+            **_reads(study.labels, study.task.parser),
         },
         "generation": {
             **_decoding(study.generation),
@@ -138,6 +154,30 @@ def _manifest(resolved: Resolved) -> dict[str, Any]:
         "prompt_builder": BUILDER_VERSION,
         "parser": parser_name(study.task.parser),
     }
+
+
+def _inner_streams(resolved: Resolved) -> dict[str, Any]:
+    """The streams beside the residual; nothing where there are none, so that stores of before stay what they are."""
+    found: dict[str, Any] = {}
+    for point in resolved.points:
+        if point.stream != "resid":
+            entry = found.setdefault(point.stream, {"layers": [], "width": resolved.widths[point.stream]})
+            entry["layers"].append(point.layer)
+    return {"streams": found} if found else {}
+
+
+def _reads(labels: LabelSpec, parser: ParserSettings) -> dict[str, Any]:
+    """Where labels are read and how they are scored, as far as it is not what every store of before has."""
+    found: dict[str, Any] = {}
+    if set(labels.sites) != set(LabelSpec().sites):
+        found["sites"] = sorted(labels.sites)
+    if labels.forces:
+        found["forced"] = labels.forced
+    if "after_reasoning" in labels.sites and parser.reasoning:
+        found["reasoning"] = [[marks.open, marks.close] for marks in parser.reasoning]
+    if labels.score != LabelSpec().score:
+        found["score"] = labels.score
+    return found
 
 
 def _decoding(generation: GenerationSpec) -> dict[str, Any]:

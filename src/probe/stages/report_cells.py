@@ -31,13 +31,12 @@ def read_cells(store: Store) -> tuple[list[ReadCell], str]:
     Beyond ``MOST`` cells those whose labels disagree or are missing come first.
     """
     table = store.table()
-    kept, told = np.arange(len(table)), ""
-    if len(table) > MOST:
-        parted = _parted(table)
-        first = np.concatenate([np.flatnonzero(parted), np.flatnonzero(~parted)])[:MOST]
-        kept = np.sort(first)
+    kept, told = np.flatnonzero(table["given"] == ""), ""
+    if (n := len(kept)) > MOST:
+        parted = _parted(table)[kept]
+        kept = np.sort(np.concatenate([kept[parted], kept[~parted]])[:MOST])
         told = (
-            f"{MOST:,} of {len(table):,} cells are shown: {min(int(parted.sum()), MOST):,} of the "
+            f"{MOST:,} of {n:,} cells are shown: {min(int(parted.sum()), MOST):,} of the "
             f"{int(parted.sum()):,} whose labels disagree or are missing, and the first of the others."
         )
     view = store.select()

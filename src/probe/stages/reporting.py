@@ -101,9 +101,14 @@ def _facts(store: Store) -> dict[str, object]:
         "Model": manifest["model"]["id"],
         "Personas": len(plan.personas),
         "Cases": ", ".join(f"{n} {stratum.replace('_', ' ') or 'without stratum'}" for stratum, n in strata.items()),
-        "Read": f"residual points {_span(capture['layers'])} at {', '.join(capture['positions'])}",
+        "Read": f"residual points {_span(capture['layers'])}{_inner(store)} at {', '.join(capture['positions'])}",
         "Cells": f"{store.coverage().committed:,}",
     }
+
+
+def _inner(store: Store) -> str:
+    """The streams beside the residual, with their blocks."""
+    return "".join(f", {own.name} in blocks {_span([*own.layers])}" for own in store.layout.inner)
 
 
 def _span(layers: list[int]) -> str:

@@ -7,7 +7,9 @@ from typing import Any
 
 from probe.capture import Sampling
 from probe.models import ModelShape, ModelSource, find_model, read_shape
+from probe.models.footprint import Footprint, read_footprint
 from probe.models.loading import compute_dtype, device_kind
+from probe.models.points import HookPoint, points_of
 from probe.organism import triage_task
 from probe.prompts import PromptBuilder, load_tokenizer
 from probe.study import Study
@@ -16,7 +18,8 @@ from probe.values import StudyError
 BATCH_SIZE = {"cpu": 64, "cuda": 32}
 """``batch_size: auto``, by kind of device; 16 on any other."""
 
-_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+"""Of one element of a dtype."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +32,7 @@ class Resolved:
     study: Study
     source: ModelSource
     shape: ModelShape
+    footprint: Footprint
     builder: PromptBuilder
     device: str
     layers: tuple[int, ...]
@@ -43,20 +47,31 @@ class Resolved:
         return self.builder.tokenizer
 
     @property
+    def points(self) -> tuple[HookPoint, ...]:
+        """What is read at every position, in the order of the store's arrays."""
+        return points_of(self.study.capture.streams, self.layers, self.shape.n_layers)
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """The width of each captured stream, by the model's configuration; that of the heads is 0 where it has none."""
+        heads = self.shape.heads_width or 0
+        return {name: heads if name == "head_out" else self.shape.d_model for name in self.study.capture.streams}
+
+    @property
     def row_bytes(self) -> int:
-        """Bytes of one row's residuals, if it has every position."""
-        per_site = len(self.layers) * self.shape.d_model * _BYTES[self.stored_dtype]
+        """Bytes of one row's activations, if it has every position."""
+        per_site = sum(self.widths[point.stream] for point in self.points) * BYTES[self.stored_dtype]
         return per_site * len(self.study.capture.positions)
 
     @property
     def parameters(self) -> int:
-        """How many parameters the checkpoint has, from the size of its files."""
-        return self.source.weight_bytes // _BYTES.get(self.shape.dtype, 4)
+        """How many parameters the checkpoint has, by the headers of its files."""
+        return self.footprint.parameters
 
     @property
     def weight_bytes(self) -> int:
         """Bytes of the weights as they will be computed with."""
-        return self.parameters * _BYTES[self.compute_dtype]
+        return self.parameters * BYTES[self.compute_dtype]
 
     @property
     def sampling(self) -> Sampling | None:
@@ -88,12 +103,14 @@ def resolve(study: Study) -> Resolved:
     )
     builder = PromptBuilder(tokenizer, study.task, literal=study.capture.special_tokens == "literal")
     device = device_kind(model.device)
-    computing = compute_dtype(model.dtype, device, shape.dtype)
+    footprint = read_footprint(source)
+    computing = compute_dtype(model.dtype, device, footprint.dtype)
     batch_size = study.capture.batch_size
     return Resolved(
         study=study,
         source=source,
         shape=shape,
+        footprint=footprint,
         builder=builder,
         device=device,
         layers=_layers(study, shape),
@@ -112,6 +129,11 @@ def _layers(study: Study, shape: ModelShape) -> tuple[int, ...]:
         raise StudyError(
             f"capture.layers names residual point {beyond[0]}, but this model has points 0 to {shape.n_layers} "
             f"(0 = embeddings, {shape.n_layers} = output of the last block)"
+        )
+    if len(study.capture.streams) > 1 and min(study.capture.layers) == shape.n_layers:
+        raise StudyError(
+            f"capture.layers names only point {shape.n_layers}, where no block begins to read "
+            f"{study.capture.streams[1]} in; name a block, 0 to {shape.n_layers - 1}"
         )
     return tuple(study.capture.layers)
 

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from probe import report
 from probe.report.style import visible
+from probe.stages.absent_sites import absent_sentences
 from probe.stages.analysis import BehaviourTables
 from probe.stages.capture import CaptureOutcome
 
@@ -90,6 +91,8 @@ def announce_capture(outcome: CaptureOutcome) -> None:
         f"{outcome.committed:,} of {outcome.planned:,} cells in {outcome.store} "
         f"({outcome.resumed:,} were there before; {done})"
     )
+    for sentence in absent_sentences(outcome.absent, new):
+        say(sentence)
     if outcome.share:
         missing = outcome.planned - outcome.committed - outcome.failed - outcome.left
         others = f"; the other writers have {missing:,} to do" if missing else "; no writer has anything left to do"

@@ -1,8 +1,8 @@
 """Selections in files that other tools read. Knows numpy, CSV, Parquet and HF datasets; changes no store.
 
-Every export holds the table and, for each position, the residual points that were asked for; one layer is in memory at
-a time. bfloat16 becomes float32, which is exact: none of these formats knows bfloat16. What is written appears whole
-under its name or not at all, and never over something that stands there.
+Every export holds the table and, for each position, the layers of every captured stream that were asked for; one layer
+is in memory at a time. bfloat16 becomes float32, which is exact: none of these formats knows bfloat16. What is written
+appears whole under its name or not at all, and never over something that stands there.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from probe.store.names import require_known
-from probe.store.packing import in_order, resid_name
+from probe.store.packing import in_order, tensor_name
 from probe.store.residuals import Residuals
 from probe.store.views import View
 from probe.values import ProbeError
@@ -38,7 +38,10 @@ SCHEMA = "persona-probe-export/1"
 
 @dataclass(frozen=True, eq=False)
 class Selection:
-    """What is exported: the rows of a view, at some residual points and positions."""
+    """What is exported: the rows of a view, at some residual points and positions.
+
+    Of the streams beside the residual these are the captured blocks with the numbers of the points.
+    """
 
     view: View
     layers: tuple[int, ...]
@@ -60,9 +63,24 @@ class Selection:
             view.frame.sites.site("resid", at[0], chosen)
         return cls(view, chosen, at)
 
-    def resid(self, layer: int, position: str) -> Residuals:
-        """The rows that have the position, not yet read."""
-        return self.view.resid(layer=layer, position=position, missing="drop")
+    def values(self, stream: str, layer: int, position: str) -> Residuals:
+        """Activations of the rows that have the position, not yet read."""
+        return self.view.resid(layer=layer, position=position, stream=stream, missing="drop")
+
+    @cached_property
+    def streams(self) -> Mapping[str, tuple[int, ...]]:
+        """The layers of each stream, the residual first."""
+        sites = self.view.frame.sites
+        inner = {
+            stream: tuple(block for block in sites.layers(stream) if block in self.layers)
+            for stream in sites.streams[1:]
+        }
+        return {"resid": self.layers} | {stream: blocks for stream, blocks in inner.items() if blocks}
+
+    def width(self, stream: str) -> int:
+        """The width of a stream."""
+        known = {own.name: own.width for own in self.view.frame.layout.streams}
+        return self.d_model if stream == "resid" else known[stream] or 0
 
     @cached_property
     def table(self) -> pd.DataFrame:
@@ -74,7 +92,9 @@ class Selection:
     @cached_property
     def kept(self) -> Mapping[str, np.ndarray]:
         """For each position the rows that have it, by their place in the table."""
-        return {position: self.resid(self.layers[0], position).kept for position in self.positions if self.layers}
+        return {
+            position: self.values("resid", self.layers[0], position).kept for position in self.positions if self.layers
+        }
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -90,22 +110,32 @@ class Selection:
             "layers": list(self.layers),
             "layer_is": "residual point: 0 the embedding, k the output of block k-1, without the final norm",
             "positions": list(self.positions),
+            **self._inner_facts,
             "d_model": self.d_model,
             "dtype": "float32",
             "dtype_in_store": layout.dtype,
         }
 
     @property
+    def _inner_facts(self) -> dict[str, Any]:
+        """The streams beside the residual, where there are any, with their blocks and widths."""
+        inner = {name: blocks for name, blocks in self.streams.items() if name != "resid"}
+        if not inner:
+            return {}
+        return {"streams": {name: {"blocks": [*blocks], "width": self.width(name)} for name, blocks in inner.items()}}
+
+    @property
     def d_model(self) -> int:
         """Width of the residual stream."""
         return self.view.frame.layout.d_model or next(
-            (self.resid(layer, position).d_model for layer in self.layers for position in self.positions), 0
+            (self.values("resid", layer, position).d_model for layer in self.layers for position in self.positions), 0
         )
 
 
 def export_numpy(selection: Selection, out: str | Path) -> Path:
     """A folder: ``table.parquet``, ``export.json``, and ``resid.<position>.L<nn>.npy``, float32 ``[entries, d_model]``.
 
+    Other streams stand beside it as ``<stream>.<position>.L<nn>.npy``, where nn is the block.
     ``rows.<position>.npy`` holds the line of the table that each entry belongs to, where not all rows have the
     position. ``probe store import`` reads such a folder.
 
@@ -119,9 +149,9 @@ def export_numpy(selection: Selection, out: str | Path) -> Path:
         for position, kept in selection.kept.items():
             if len(kept) < len(selection.view):
                 np.save(folder / f"rows.{position}.npy", kept, allow_pickle=False)
-            for layer in selection.layers:
-                array = selection.resid(layer, position).numpy()
-                np.save(folder / f"{resid_name(position, layer)}.npy", array, allow_pickle=False)
+            for stream, layer in ((name, layer) for name, layers in selection.streams.items() for layer in layers):
+                array = selection.values(stream, layer, position).numpy()
+                np.save(folder / f"{tensor_name(stream, position, layer)}.npy", array, allow_pickle=False)
     return Path(out)
 
 
@@ -137,7 +167,7 @@ def export_csv(selection: Selection, out: str | Path) -> Path:
 
 
 def export_parquet(selection: Selection, out: str | Path) -> Path:
-    """One file: the columns of the table, and ``resid.<position>.L<nn>`` as lists of ``d_model`` floats.
+    """One file: the columns of the table, and ``<stream>.<position>.L<nn>`` as lists of as many floats as it is wide.
 
     Where a row has no such position the list is null. Row groups are of the size of one layer.
 
@@ -224,8 +254,9 @@ def _arrow_groups(selection: Selection) -> Iterator[pa.Table]:
     """The rows as Arrow tables that together take no more memory than one layer, or ``GROUP_BYTES``."""
     import pyarrow as pa
 
-    n, columns = len(selection.view), len(selection.layers) * len(selection.positions)
-    row_bytes = max(1, 4 * selection.d_model * columns)
+    n = len(selection.view)
+    wide = sum(len(layers) * selection.width(stream) for stream, layers in selection.streams.items())
+    row_bytes = max(1, 4 * wide * len(selection.positions))
     step = max(1, max(GROUP_BYTES, 4 * selection.d_model * n) // row_bytes)
     whole = pa.Table.from_pandas(selection.table, preserve_index=False).replace_schema_metadata(None)
     for start in range(0, max(n, 1), step):
@@ -234,10 +265,10 @@ def _arrow_groups(selection: Selection) -> Iterator[pa.Table]:
         for position in selection.positions:
             kept = selection.kept[position]
             first, last = np.searchsorted(kept, (start, stop))
-            for layer in selection.layers:
-                values = selection.resid(layer, position).take(np.arange(first, last)).numpy()
-                lists = _lists(values, kept[first:last] - start, stop - start, selection.d_model)
-                group = group.append_column(resid_name(position, layer), lists)
+            for stream, layer in ((name, layer) for name, layers in selection.streams.items() for layer in layers):
+                values = selection.values(stream, layer, position).take(np.arange(first, last)).numpy()
+                lists = _lists(values, kept[first:last] - start, stop - start, selection.width(stream))
+                group = group.append_column(tensor_name(stream, position, layer), lists)
         yield group
 
 

@@ -16,10 +16,13 @@ if TYPE_CHECKING:
 
 ROWS_PER_CHUNK = 1024
 DIMENSIONS = ("layer", "row", "d_model")
+"""Of the residual; of another stream ``<stream>_block`` and ``<stream>_width`` stand for the first and the last."""
 
 
 def export_zarr(selection: Selection, out: str | Path) -> Path:
     """A zarr v3 group: ``resid_<position>`` float32 ``[layer, row, d_model]``, and each column of the table ``[row]``.
+
+    Other streams are ``<stream>_<position>``, ``[<stream>_block, row, <stream>_width]``.
 
     The dimensions are named, so ``xarray.open_zarr(out)`` gives a Dataset. Rows without the position are NaN; a
     missing text is empty. Chunks hold one layer of up to 1,024 rows.
@@ -36,18 +39,21 @@ def export_zarr(selection: Selection, out: str | Path) -> Path:
         group = zarr.create_group(store=str(folder), zarr_format=3, attributes=selection.facts)
         for name, column in _columns(selection.table).items():
             _put(group, name, column, ("row",))
-        _put(group, "layer", np.array(selection.layers, np.int64), ("layer",))
-        for position in selection.positions:
-            array = group.create_array(
-                name=f"resid_{position}",
-                shape=(len(selection.layers), n, selection.d_model),
-                chunks=(1, max(1, min(n, ROWS_PER_CHUNK)), max(1, selection.d_model)),
-                dtype="float32",
-                fill_value=np.nan,
-                dimension_names=DIMENSIONS,
-            )
-            for at, layer in enumerate(selection.layers):
-                array[at] = selection.view.resid(layer=layer, position=position, missing="nan").numpy()
+        for stream, layers in selection.streams.items():
+            dimensions, width = _dimensions(stream), selection.width(stream)
+            _put(group, dimensions[0], np.array(layers, np.int64), dimensions[:1])
+            for position in selection.positions:
+                array = group.create_array(
+                    name=f"{stream}_{position}",
+                    shape=(len(layers), n, width),
+                    chunks=(1, max(1, min(n, ROWS_PER_CHUNK)), max(1, width)),
+                    dtype="float32",
+                    fill_value=np.nan,
+                    dimension_names=dimensions,
+                )
+                for at, layer in enumerate(layers):
+                    values = selection.view.resid(layer=layer, position=position, stream=stream, missing="nan")
+                    array[at] = values.numpy()
     return Path(out)
 
 
@@ -62,11 +68,18 @@ def to_xarray(selection: Selection) -> xarray.Dataset:
     except ImportError as error:
         raise ProbeError('xarray is not installed; run: pip install "persona-probe[export]"') from error
     arrays: dict[str, Any] = {name: ("row", column) for name, column in _columns(selection.table).items()}
-    for position in selection.positions:
-        stacked = selection.view.stack(selection.layers, position=position, missing="nan")
-        arrays[f"resid_{position}"] = (DIMENSIONS, np.moveaxis(stacked, 1, 0))
-    coords = {"layer": ("layer", np.array(selection.layers, np.int64))}
+    coords = {}
+    for stream, layers in selection.streams.items():
+        dimensions = _dimensions(stream)
+        coords[dimensions[0]] = (dimensions[0], np.array(layers, np.int64))
+        for position in selection.positions:
+            stacked = selection.view.stack(layers, position=position, stream=stream, missing="nan")
+            arrays[f"{stream}_{position}"] = (dimensions, np.moveaxis(stacked, 1, 0))
     return xarray.Dataset(arrays, coords=coords, attrs=selection.facts)
+
+
+def _dimensions(stream: str) -> tuple[str, str, str]:
+    return DIMENSIONS if stream == "resid" else (f"{stream}_block", "row", f"{stream}_width")
 
 
 def _put(group: Any, name: str, values: np.ndarray, dimensions: tuple[str, ...]) -> None:

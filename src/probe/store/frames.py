@@ -27,6 +27,7 @@ ATTRIBUTES: Mapping[str, Attribute] = {
     "instruction": lambda cell, persona, case: cell.condition.instruction,
     "rotation": lambda cell, persona, case: cell.condition.rotation,
     "seed": lambda cell, persona, case: cell.condition.seed,
+    "given": lambda cell, persona, case: cell.condition.given,
 }
 """What rows are selected by, from a cell and its persona and case as the plan lists them."""
 

@@ -16,7 +16,7 @@ _ITEMS = {"layers": int, "positions": str, "label_sites": str, "options": str, "
 _LABELS = {"label_logp": "F32", "label_mass": "F32", "entropy": "F32", "topk_ids": "I32", "topk_logp": "F32"}
 _LABELS |= {"label_variant_ids": "I32", "label_variant_logp": "F32"}
 _LAYER = re.compile(r"\.L\d+$")
-_RAGGED = {"tokens": "I32", "gen_tokens": "I32", "gen_text": "U8"}
+_RAGGED = {"tokens": "I32", "gen_tokens": "I32", "gen_text": "U8", "given_logp": "F32"}
 
 
 def fault_of_row(row: Any) -> str:

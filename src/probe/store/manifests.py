@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from probe.store.places import Place, open_place
-from probe.values import StoreError, StoreMismatch, canonical_json, sha256_of
+from probe.values import STREAMS, StoreError, StoreMismatch, canonical_json, sha256_of
 
 FILE = "manifest.json"
 SCHEMA = "persona-acts/1"
@@ -24,8 +24,20 @@ _RECORDED_ONLY = frozenset({"created_by", "study", "parser", "parser_version"})
 
 
 @dataclass(frozen=True)
+class StreamLayout:
+    """A stream: its layers in the order of the arrays (of ``resid`` points, else blocks) and its width if known."""
+
+    name: str
+    layers: tuple[int, ...]
+    width: int | None
+
+
+@dataclass(frozen=True)
 class Layout:
-    """What the manifest says of every row: identity, residual points, dtype and options, in the order of the arrays."""
+    """What the manifest says of every row: identity, residual points, dtype and options, in the order of the arrays.
+
+    ``inner`` are the streams that were captured beside the residual.
+    """
 
     identity: str
     layers: tuple[int, ...]
@@ -33,6 +45,12 @@ class Layout:
     positions: tuple[str, ...]
     d_model: int | None
     options: tuple[str, ...]
+    inner: tuple[StreamLayout, ...] = ()
+
+    @property
+    def streams(self) -> tuple[StreamLayout, ...]:
+        """Every stream, the residual first."""
+        return StreamLayout("resid", self.layers, self.d_model), *self.inner
 
 
 def layout_of(manifest: Mapping[str, Any]) -> Layout:
@@ -70,7 +88,27 @@ def layout_of(manifest: Mapping[str, Any]) -> Layout:
         positions=tuple(positions),
         d_model=d_model,
         options=tuple(options),
+        inner=_inner(capture.get("streams")),
     )
+
+
+def _inner(streams: Any) -> tuple[StreamLayout, ...]:
+    """The streams beside the residual, in the order in which they are packed; none where the manifest names none."""
+    if streams is None:
+        return ()
+    if not isinstance(streams, Mapping) or not set(streams) <= set(STREAMS[1:]):
+        raise StoreError(f"capture.streams maps {', '.join(STREAMS[1:])} to layers and width; found {streams!r}")
+    found = []
+    for name in sorted(streams, key=STREAMS.index):
+        entry = streams[name]
+        layers, width = (entry.get("layers"), entry.get("width")) if isinstance(entry, Mapping) else (None, None)
+        rising = (
+            isinstance(layers, list) and all(type(layer) is int for layer in layers) and sorted(set(layers)) == layers
+        )
+        if not rising or not layers or type(width) is not int or width < 1:
+            raise StoreError(f"capture.streams.{name} has rising layers (blocks) and a width; found {entry!r}")
+        found.append(StreamLayout(name, tuple(layers), width))
+    return tuple(found)
 
 
 def identity_of(manifest: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from probe.store.manifests import SCHEMA, Layout
+from probe.store.manifests import SCHEMA, Layout, StreamLayout
 from probe.store.plans import cell_name
 from probe.store.shard_format import DTYPES, Encoded, as_bytes, encode, ragged_crcs, row_crcs
 from probe.values import POSITIONS, CellRecord, LabelRead, ProbeError, canonical_json
@@ -26,6 +27,12 @@ UNKNOWN_INDEX = -2
 """The token index of a site that is there, captured by a tool that did not say at which token: imports only."""
 
 RAGGED = ("tokens", "gen_tokens", "gen_text")
+GIVEN_LOGP = "given_logp"
+"""Ragged too; a shard without given texts has no such tensor."""
+
+ACTIVATIONS = re.compile(r"(?P<stream>[a-z_]+)\.(?P<position>.+)\.L(?P<layer>\d{2,})")
+"""The name of a tensor of activations; checksums begin with ``crc.``, which no stream is called."""
+
 _RESID_DTYPES = {"float32": DTYPES["F32"], "bfloat16": DTYPES["BF16"]}
 _EXPONENT = np.uint16(0x7F80)
 """The exponent bits of bfloat16: all of them are set in infinities and NaN, and in nothing else."""
@@ -52,15 +59,21 @@ def pack(records: Sequence[CellRecord], layout: Layout) -> Encoded:
         rows = [row for row, record in enumerate(records) if position in record.resid]
         if rows:
             tensors[f"rows.{position}"] = np.array(rows, np.int32)
-            names = [resid_name(position, layer) for layer in layout.layers]
-            blocks = _blocks([records[row].resid[position] for row in rows], names)
-            if not all(block.finite for block in blocks.values()):
-                _check_finite(records, position, layout)
+            blocks: dict[str, _Block] = {}
+            for stream in layout.streams:
+                names = [tensor_name(stream.name, position, layer) for layer in stream.layers]
+                own = _blocks([records[row].at(stream.name)[position] for row in rows], names)
+                if not all(block.finite for block in own.values()):
+                    _check_finite(records, position, stream)
+                blocks |= own
             tensors |= {name: block.array for name, block in blocks.items()}
             crcs |= {f"crc.{name}": block.crcs for name, block in blocks.items()}
             digests |= {name: block.sha256 for name, block in blocks.items()}
     crcs |= {f"crc.{name}": row_crcs(array) for name, array in tensors.items() if f"crc.{name}" not in crcs}
-    for name, runs in zip(RAGGED, zip(*map(_runs, records), strict=True), strict=True):
+    ragged = dict(zip(RAGGED, zip(*map(_runs, records), strict=True), strict=True))
+    if any(record.given_logp for record in records):
+        ragged[GIVEN_LOGP] = tuple(np.array(record.given_logp, np.float32) for record in records)
+    for name, runs in ragged.items():
         flat, offsets = np.concatenate(runs), np.cumsum([0, *map(len, runs)], dtype=np.int64)
         tensors |= {name: flat, f"{name}.offsets": offsets}
         crcs |= {f"crc.{name}": ragged_crcs(flat, offsets), f"crc.{name}.offsets": row_crcs(offsets)}
@@ -90,9 +103,14 @@ def finite_rows(resid: np.ndarray) -> np.ndarray:
     return np.asarray(np.isfinite(resid).all(axis=1))
 
 
+def tensor_name(stream: str, position: str, layer: int) -> str:
+    """Name of the tensor ``[rows_present, width]`` of one layer of a stream at one position."""
+    return f"{stream}.{position}.L{layer:02d}"
+
+
 def resid_name(position: str, layer: int) -> str:
     """Name of the tensor ``[rows_present, d_model]`` of one residual point at one position."""
-    return f"resid.{position}.L{layer:02d}"
+    return tensor_name("resid", position, layer)
 
 
 def read_at(arrays: Mapping[str, np.ndarray], row: int, site: int) -> LabelRead | None:
@@ -126,7 +144,7 @@ def _runs(record: CellRecord) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 @dataclass(frozen=True, eq=False)
 class _Block:
-    """One residual point of the rows that have a position, ``[rows_present, d_model]``, with its checksums."""
+    """One layer of a stream, of the rows that have a position, ``[rows_present, width]``, with its checksums."""
 
     array: np.ndarray
     crcs: np.ndarray
@@ -135,7 +153,7 @@ class _Block:
 
 
 def _blocks(rows: Sequence[np.ndarray], names: Sequence[str]) -> dict[str, _Block]:
-    """Rows ``[layer, d_model]`` as one tensor for each layer, by its name.
+    """Rows ``[layer, width]`` as one tensor for each layer, by its name.
 
     Hashes are what a commit costs. They run in threads of their own, without the interpreter's lock, while this one
     gathers the next layer into memory that was asked for at once: the system gives that in large pages.
@@ -207,14 +225,37 @@ def _row(record: CellRecord) -> str:
         raise ProbeError(f"row {cell_name(record.cell)} holds what is not plain JSON: {error}") from error
 
 
-def _check_finite(records: Sequence[CellRecord], position: str, layout: Layout) -> None:
+def _check_finite(records: Sequence[CellRecord], position: str, stream: StreamLayout) -> None:
     """Refuse the first row that is not finite at a position and does not say so."""
     for record in records:
-        resid = record.resid.get(position)
-        if resid is not None and not record.nonfinite and not (finite := finite_rows(resid)).all():
+        values = record.at(stream.name).get(position)
+        if values is not None and not record.nonfinite and not (finite := finite_rows(values)).all():
             name = f"{cell_name(record.cell)} ({record.cell.row_id})"
-            layer = layout.layers[int(np.argmin(finite))]
-            raise ProbeError(f"row {name}: resid at {position!r} is not finite at layer {layer}; {_NONFINITE}")
+            layer = stream.layers[int(np.argmin(finite))]
+            raise ProbeError(f"row {name}: {stream.name} at {position!r} is not finite at layer {layer}; {_NONFINITE}")
+
+
+def _check_activations(record: CellRecord, layout: Layout, name: str) -> None:
+    """Every stream of the manifest, at every position that the row has, in the shape and dtype of the manifest."""
+    known = [stream.name for stream in layout.streams]
+    if strange := [stream for stream in record.streams if stream not in known]:
+        raise ProbeError(f"row {name}: the manifest's capture.streams has no {strange[0]!r}; it has {', '.join(known)}")
+    dtypes = [_RESID_DTYPES[layout.dtype]] if layout.dtype else list(_RESID_DTYPES.values())
+    for stream in layout.streams:
+        found = record.at(stream.name)
+        if found.keys() != record.resid.keys():
+            has, needs = (", ".join(in_order(each)) or "none" for each in (found, record.resid))
+            raise ProbeError(f"row {name}: {stream.name} has the positions of resid ({needs}); found {has}")
+        for position, values in found.items():
+            site = f"row {name}: {stream.name} at {position!r}"
+            if record.positions.get(position, -1) < 0 and record.positions.get(position) != UNKNOWN_INDEX:
+                raise ProbeError(f"{site} needs a position >= 0 in `positions`; an absent site has no key in `resid`")
+            if values.ndim != 2 or len(values) != len(stream.layers) or stream.width not in (None, values.shape[1]):
+                expected = f"[{len(stream.layers)}, {stream.width or 'd_model'}]"
+                raise ProbeError(f"{site} has the shape {expected} of the manifest; found {list(values.shape)}")
+            if values.dtype not in dtypes:
+                wanted = " or ".join(dtype.name for dtype in dtypes)
+                raise ProbeError(f"{site} is stored as {wanted}, never converted silently; found {values.dtype}")
 
 
 def _check(record: CellRecord, layout: Layout) -> None:
@@ -223,17 +264,14 @@ def _check(record: CellRecord, layout: Layout) -> None:
         raise ProbeError(f"row {name}: status is one of {', '.join(STATUSES)}; found {record.status!r}")
     if record.label is not None and record.label not in layout.options:
         raise ProbeError(f"row {name}: its label is one of {', '.join(layout.options)}; found {record.label!r}")
-    for position, resid in record.resid.items():
-        site = f"row {name}: resid at {position!r}"
-        if record.positions.get(position, -1) < 0 and record.positions.get(position) != UNKNOWN_INDEX:
-            raise ProbeError(f"{site} needs a position >= 0 in `positions`; an absent site has no key in `resid`")
-        if resid.ndim != 2 or len(resid) != len(layout.layers) or layout.d_model not in (None, resid.shape[1]):
-            expected = f"[{len(layout.layers)}, {layout.d_model or 'd_model'}]"
-            raise ProbeError(f"{site} has the shape {expected} of the manifest; found {list(resid.shape)}")
-        dtypes = [_RESID_DTYPES[layout.dtype]] if layout.dtype else list(_RESID_DTYPES.values())
-        if resid.dtype not in dtypes:
-            wanted = " or ".join(dtype.name for dtype in dtypes)
-            raise ProbeError(f"{site} is stored as {wanted}, never converted silently; found {resid.dtype}")
+    _check_activations(record, layout, name)
+    if record.given_logp and len(record.given_logp) != len(record.gen_tokens):
+        raise ProbeError(
+            f"row {name}: a given text has one log-probability for each of its {len(record.gen_tokens)} tokens; found "
+            f"{len(record.given_logp)}"
+        )
+    if not record.nonfinite and not np.isfinite(record.given_logp).all():
+        raise ProbeError(f"row {name}: the log-probabilities of its given text are not finite; {_NONFINITE}")
     for site, read in record.labels.items():
         if np.shape(read.logp) != (len(layout.options),):
             raise ProbeError(f"row {name}: labels at {site!r} need {len(layout.options)} log-probabilities")

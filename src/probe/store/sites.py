@@ -13,11 +13,10 @@ import numpy as np
 from probe.store.manifests import DTYPES as MANIFEST_DTYPES
 from probe.store.manifests import Layout
 from probe.store.names import UnknownName, require_known
-from probe.store.packing import in_order
+from probe.store.packing import ACTIVATIONS, in_order, tensor_name
 from probe.store.shard_format import DTYPES
 from probe.store.shards import Shard
 
-_TENSOR = re.compile(r"(?P<stream>[a-z_]+)\.(?P<position>.+)\.L(?P<layer>\d{2,})")
 _BY_NAME = dict(zip(MANIFEST_DTYPES, (DTYPES["F32"], DTYPES["BF16"]), strict=True))
 
 
@@ -37,17 +36,23 @@ class Sites:
     layout: Layout
     shards: tuple[Shard, ...]
 
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """The streams that were captured, ``resid`` first."""
+        return tuple(stream.name for stream in self.layout.streams)
+
     def layers(self, stream: str) -> list[int]:
-        """The captured layers of a stream, rising; of ``resid`` these are residual points.
+        """The captured layers of a stream, rising; of ``resid`` these are residual points, else blocks.
 
         Raises:
             UnknownName: the stream was not captured.
         """
-        if stream == "resid":
-            return sorted(self.layout.layers)
+        listed = {own.name: own.layers for own in self.layout.streams}
+        if stream in listed:
+            return sorted(listed[stream])
         found = [match for match in self._tensors if match["stream"] == stream]
         if not found:
-            require_known("stream", stream, in_order(["resid", *(match["stream"] for match in self._tensors)]))
+            require_known("stream", stream, in_order([*listed, *(match["stream"] for match in self._tensors)]))
         return sorted({int(match["layer"]) for match in found})
 
     def site(self, stream: str, position: str, layers: Sequence[int]) -> SiteTensors:
@@ -65,16 +70,17 @@ class Sites:
         for layer in layers:
             if layer not in known:
                 points = ", ".join(map(str, known))
-                kind = "residual points" if stream == "resid" else "layers"
+                kind = "residual points" if stream == "resid" else f"blocks of {stream}"
                 raise UnknownName(f"layer {layer!r} was not captured; the store holds {kind} {points}")
         if position not in self.layout.positions:
             listed = (name for shard in self.shards for name in shard.listed("positions"))
             require_known("position", position, in_order([*self.layout.positions, *listed]))
-        names = tuple(f"{stream}.{position}.L{layer:02d}" for layer in layers)
+        names = tuple(tensor_name(stream, position, layer) for layer in layers)
+        width = next((own.width for own in self.layout.streams if own.name == stream), self.layout.d_model) or 0
         specs = (shard.spec(names[0]) for shard in self.shards if names and shard.has(names[0]))
         first = next(specs, None)
         if first is None:
-            return SiteTensors(names, self.layout.d_model or 0, _BY_NAME[self.layout.dtype or "float32"])
+            return SiteTensors(names, width, _BY_NAME[self.layout.dtype or "float32"])
         if self.layout.dtype is None and any(spec.dtype != first.dtype for spec in specs):
             return SiteTensors(names, first.shape[-1], DTYPES["F32"])  # shards of two dtypes: the wider holds both
         return SiteTensors(names, first.shape[-1], first.dtype)
@@ -99,5 +105,5 @@ class Sites:
     @cached_property
     def _tensors(self) -> list[re.Match[str]]:
         names = {name for shard in self.shards for name in shard.header.tensors}
-        matches = (_TENSOR.fullmatch(name) for name in sorted(names))
+        matches = (ACTIVATIONS.fullmatch(name) for name in sorted(names))
         return [match for match in matches if match and not match["stream"].startswith("crc")]

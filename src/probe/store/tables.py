@@ -10,6 +10,7 @@ import numpy as np
 
 from probe.store.locations import Locations, Row
 from probe.store.manifests import Layout
+from probe.store.packing import in_order
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -97,18 +98,35 @@ def cells_table(rows: Sequence[Row], locations: Locations, layout: Layout) -> pd
         "margin": _margin(logp),
         "entropy": prompt["entropy"],
         "stated_label_mass": answer["label_mass"],
+        **_further_sites(locations, options),
         "n_prompt": _lengths("n_prompt", rows, told),
         "n_gen": _lengths("n_gen", rows, told),
     }
     columns["nonfinite"] = np.array([int(row.located.entry.get("nonfinite", 0)) for row in rows], np.int64)
     for field in ("wording", "instruction", "rotation", "placement", "prefix", "seed", "intervention", "edition"):
         columns[field] = [getattr(row.planned.cell.condition, field) for row in rows]
+    columns["given"] = [row.planned.cell.condition.given for row in rows]
+    if any(columns["given"]):
+        extras = [row.located.entry.get("extra") or {} for row in rows]
+        columns["given_logp"] = np.array([extra.get("given_logp", np.nan) for extra in extras], np.float64)
     columns["row_id"] = [row.planned.cell.row_id for row in rows]
     for channel, prefix in (("direct", "planned_logp_"), ("reasoned", "planned_stated_logp_")):
         planned = _planned(rows, channel, len(options))
         if planned is not None:
             columns |= {f"{prefix}{option}": planned[:, k] for k, option in enumerate(options)}
     return pd.DataFrame(columns)
+
+
+def _further_sites(locations: Locations, options: Sequence[str]) -> dict[str, np.ndarray]:
+    """Columns of the answer sites beside the end of the prompt and the letter's own, by the name of the site."""
+    listed = (site for shard, _, _ in locations.pieces for site in shard.listed("label_sites"))
+    columns: dict[str, np.ndarray] = {}
+    for site in in_order(name for name in listed if name not in ("prompt_end", "answer")):
+        found = at_site(locations, {"label_logp": len(options), "label_mass": None}, site)
+        logp = found["label_logp"].astype(np.float64)
+        columns |= {f"{site}_logp_{option}": logp[:, k] for k, option in enumerate(options)}
+        columns[f"{site}_label_mass"] = found["label_mass"].astype(np.float64)
+    return columns
 
 
 def imported(row: Row) -> Mapping[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from probe.store.packing import RAGGED
+from probe.store.packing import GIVEN_LOGP, RAGGED
 from probe.store.places import Place, open_place
 from probe.store.plans import Plan, cell_name, cell_of, parse_plan
 from probe.store.progress import read_plans, read_record
@@ -22,7 +22,7 @@ from probe.store.seal import FILE as SEAL
 from probe.store.seal import Seal, file_digest, read_seal
 from probe.store.shard_format import as_bytes, ragged_crcs, row_crcs
 from probe.store.shards import Shard
-from probe.values import NewerVersion, StoreError, canonical_json
+from probe.values import STREAMS, NewerVersion, StoreError, canonical_json
 
 Level = Literal["quick", "crc", "full"]
 """``quick``: size, header and name of each shard; ``crc``: the checksum of every row too; ``full``: every hash."""
@@ -163,7 +163,8 @@ def _of_tensors(shard: Shard, file: str, names: Sequence[str], *, hashes: bool) 
 
 def _bad_entries(shard: Shard, name: str, array: np.ndarray) -> list[int]:
     expected = shard.whole(f"crc.{name}")
-    found = ragged_crcs(array, shard.whole(f"{name}.offsets")) if name in RAGGED else row_crcs(array)
+    is_ragged = name in (*RAGGED, GIVEN_LOGP)
+    found = ragged_crcs(array, shard.whole(f"{name}.offsets")) if is_ragged else row_crcs(array)
     if found.shape != expected.shape:
         return list(range(len(found)))
     return [int(entry) for entry in np.flatnonzero(found != expected)]
@@ -172,7 +173,7 @@ def _bad_entries(shard: Shard, name: str, array: np.ndarray) -> list[int]:
 def _rows(shard: Shard, name: str, entries: Sequence[int]) -> list[int]:
     """The rows that entries of a tensor belong to."""
     kind, _, rest = name.partition(".")
-    if kind == "resid" and entries:
+    if kind in STREAMS and entries:
         return [int(row) for row in shard.whole(f"rows.{rest.rpartition('.')[0]}")[list(entries)]]
     return list(entries)
 

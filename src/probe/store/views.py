@@ -16,7 +16,7 @@ from probe.store.activations import ActivationCache
 from probe.store.frames import ATTRIBUTES, Frame
 from probe.store.locations import Locations, Row
 from probe.store.names import require_known
-from probe.store.reading import read_records, texts_of
+from probe.store.reading import read_records, runs_of, texts_of
 from probe.store.residuals import Residuals, read_entries
 from probe.store.tables import LabelVariants, at_site, cells_table, variants_at
 from probe.values import CellRecord, ProbeError, StoreError
@@ -51,13 +51,14 @@ class Selectable(ABC):
         instruction: Numbers | None = None,
         rotation: Numbers | None = None,
         seed: Numbers | None = None,
+        given: Names | None = None,
         where: str | None = None,
     ) -> View:
         """Rows that match every argument, lazily; without arguments all of them.
 
         A list also orders: rows follow it, the first list foremost. ``condition`` is the short name that the table
-        shows. ``where`` is a pandas expression over the columns of ``table()``, as in ``"margin > 2 and y_gen ==
-        target"``.
+        shows. ``given`` is the source of given texts, ``""`` that of answers which were generated. ``where`` is a
+        pandas expression over the columns of ``table()``, as in ``"margin > 2 and y_gen == target"``.
 
         Raises:
             UnknownName: a name that the plan does not hold.
@@ -66,6 +67,7 @@ class Selectable(ABC):
         asked: dict[str, Names | Numbers | None] = {"persona": persona, "case": case, "stratum": stratum}
         asked |= {"family": family, "role": role, "style": style, "condition": condition, "placement": placement}
         asked |= {"wording": wording, "instruction": instruction, "rotation": rotation, "seed": seed}
+        asked |= {"given": given}
         view = self._view()
         for key, names in reversed(asked.items()):  # sorting is stable: the first list, sorted last, is foremost
             if names is not None:
@@ -125,12 +127,23 @@ class View(Selectable):
         self.frame.sites.require_label_site(site)
         return variants_at(self.locations, site, len(self.frame.layout.options))
 
-    def resid(self, *, layer: int, position: str, stream: str = "resid", missing: Missing = "raise") -> Residuals:
-        """Activations at one layer and position, lazy ``[rows, d_model]``; rows as in ``table()``.
+    def given_logp(self) -> list[np.ndarray]:
+        """For each row the log-probability of every token of its given text, given prompt and earlier tokens.
 
-        ``layer`` of the stream ``resid`` is the residual point: 0 the embedding, k the output of block k-1. Where rows
-        have no such position, ``drop`` leaves them out (``.kept`` holds the places of the others in this view) and
-        ``nan`` fills them.
+        Nats from the full softmax, float32 ``[n_gen]``; empty where the answer was generated.
+        """
+        return runs_of(self.locations, "given_logp")
+
+    def gen_tokens(self) -> list[np.ndarray]:
+        """The token ids of each row's answer, int32, without an end token."""
+        return runs_of(self.locations, "gen_tokens")
+
+    def resid(self, *, layer: int, position: str, stream: str = "resid", missing: Missing = "raise") -> Residuals:
+        """Activations at one layer and position, lazy ``[rows, width]``; rows as in ``table()``.
+
+        ``layer`` of the stream ``resid`` is the residual point: 0 the embedding, k the output of block k-1; of every
+        other stream (:data:`probe.values.STREAMS`) it is the block. Where rows have no such position, ``drop`` leaves
+        them out (``.kept`` holds the places of the others in this view) and ``nan`` fills them.
 
         Raises:
             UnknownName: the layer, position or stream was not captured.
@@ -170,10 +183,17 @@ class View(Selectable):
         site = self.frame.sites.site(stream, position, asked)
         return read_entries(self._entries(position, missing), site.tensors, site.d_model, dtype)
 
-    def iter_layers(self, *, position: str, missing: Missing = "raise") -> Iterator[tuple[int, Residuals]]:
-        """Every captured residual point with its lazy residuals, rising, so that one layer is in memory at a time."""
-        for layer in self.frame.sites.layers("resid"):
-            yield layer, self.resid(layer=layer, position=position, missing=missing)
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """The streams that were captured: ``resid`` first, the others indexed by block."""
+        return self.frame.sites.streams
+
+    def iter_layers(
+        self, *, position: str, stream: str = "resid", missing: Missing = "raise"
+    ) -> Iterator[tuple[int, Residuals]]:
+        """Every captured layer with its lazy activations, rising, so that one layer is in memory at a time."""
+        for layer in self.frame.sites.layers(stream):
+            yield layer, self.resid(layer=layer, position=position, stream=stream, missing=missing)
 
     def batches(
         self, *, layer: int, position: str, rows: int = 256, seed: int | None = 0, missing: Missing = "raise"
@@ -196,12 +216,15 @@ class View(Selectable):
             yield batch.kept, batch.numpy()
 
     def activation_cache(self, *, position: str, missing: Missing = "raise") -> ActivationCache:
-        """The residual points at one position under TransformerLens' names, each read when it is asked for.
+        """The activations at one position under TransformerLens' names, each read when it is asked for.
 
         ``cache["blocks.3.hook_resid_post"]`` and ``cache["resid_post", 3]`` are residual point 4, ``[rows, d_model]``.
         """
-        layers = self.frame.sites.layers("resid")
-        return ActivationCache(layers, lambda point: self.resid(layer=point, position=position, missing=missing))
+        sites = self.frame.sites
+        places = [(stream, layer) for stream in sites.streams for layer in sites.layers(stream)]
+        return ActivationCache(
+            places, lambda stream, layer: self.resid(layer=layer, position=position, stream=stream, missing=missing)
+        )
 
     def texts(self) -> pd.DataFrame:
         """Columns ``row_id persona case prompt gen_text``; ``prompt`` is None where the plan holds no text."""

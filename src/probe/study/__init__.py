@@ -1,5 +1,7 @@
 """The study file: what is asked of whom, under which conditions. Knows YAML and JSONL; knows no tokenizer or model."""
 
+from probe.study.given_texts import GivenSpec
+from probe.study.label_spec import LabelSpec
 from probe.study.overrides import Override, parse_override
 from probe.study.scaffold import new_study
 from probe.study.spec import (
@@ -21,6 +23,8 @@ __all__ = [
     "CaptureSpec",
     "ConditionSpec",
     "GenerationSpec",
+    "GivenSpec",
+    "LabelSpec",
     "ModelSpec",
     "Override",
     "PlannedContrast",

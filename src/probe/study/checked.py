@@ -84,6 +84,21 @@ Count = Annotated[int, Strict()]
 Flag = Annotated[bool, Strict()]
 
 
+def distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The values, of which there must be one at least, and none twice."""
+    if not values:
+        raise ValueError("must name at least one. Leave the key out for the default")
+    return different(values)
+
+
+def different(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The values, none of which may stand twice."""
+    for i, value in enumerate(values):
+        if value in values[:i]:
+            raise ValueError(f"names {value!r} twice. Remove one")
+    return values
+
+
 @functools.cache
 def _adapter(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from probe.study.label_spec import LabelSpec
 from probe.study.located import Located
 from probe.study.spec import DEFAULT, ConditionSpec, GenerationSpec, StudyFile
 from probe.values import ALL, Case, Persona, StudyError, Task
@@ -17,7 +18,8 @@ def refuse_misfits(
 
     Raises:
         StudyError: the base is no persona, an instruction, rotation or wording does not exist, a planned contrast names
-            what is not there, greedy decoding is given seeds, a target is no option, or there are no cases.
+            what is not there, greedy decoding is given seeds, a position is of a site that is not read, a target is no
+            option, or there are no cases.
     """
     ids = [persona.id for persona in personas]
     if settings.base not in ids:
@@ -29,6 +31,7 @@ def refuse_misfits(
     _refuse_missing_conditions(settings, task, source)
     _refuse_missing_wordings(settings.conditions, personas, source)
     _refuse_idle_sampling(settings.generation, source)
+    _refuse_unread_sites(settings, source)
     if not cases:
         raise source.refusal("there must be at least one case. Add one", "cases")
     for case in cases:
@@ -97,6 +100,25 @@ def _refuse_idle_sampling(generation: GenerationSpec, source: Located) -> None:
                 "generation",
                 name,
             )
+
+
+def _refuse_unread_sites(settings: StudyFile, source: Located) -> None:
+    """Positions of forced texts without the site that feeds them, and a forced text that no site feeds."""
+    for i, position in enumerate(settings.capture.positions):
+        if position in ("forced", "after_reasoning") and position not in settings.labels.sites:
+            raise source.refusal(
+                f"`positions` names {position!r}, where only that answer site feeds a text. Add it to `labels.sites`",
+                "capture",
+                "positions",
+                i,
+            )
+    if settings.labels.forced != LabelSpec().forced and not settings.labels.forces:
+        raise source.refusal(
+            "`forced` is fed at the answer sites forced and after_reasoning, and `labels.sites` names neither. "
+            "Add one, or leave `forced` out",
+            "labels",
+            "forced",
+        )
 
 
 def _refuse_missing_contrasts(

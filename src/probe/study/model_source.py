@@ -21,12 +21,23 @@ def model_from(model: ModelSpec, source: Located, directory: Path) -> ModelSpec:
     An id that is no directory beside the study is left as it is: relative to the working directory, or on the hub.
 
     Raises:
-        StudyError: the revision stands twice or is empty, or the chat template is neither ``plain``, a file nor Jinja.
+        StudyError: the revision stands twice or is empty, the chat template is neither ``plain``, a file nor Jinja, or
+            the model is to run elsewhere and cannot.
     """
+    if model.remote is not False and model.backend != "nnsight":
+        raise source.refusal(
+            f"only nnsight runs a model elsewhere, and the backend is {model.backend!r}. "
+            "Set `backend: nnsight`, or leave `remote` out",
+            "remote",
+        )
     model = replace(model, chat_template=_template(model, source, directory))
+    beside = directory / model.id
+    if model.remote is True and (model.id == ORGANISM or is_there(beside.is_dir) or is_there(Path(model.id).is_dir)):
+        raise source.refusal(
+            f"NDIF knows models by their hub ids, and {model.id!r} is here only. Set `remote: false`", "remote"
+        )
     if model.id == ORGANISM:
         return model
-    beside = directory / model.id
     if is_there(beside.is_dir):
         return replace(model, id=str(beside.resolve()))
     name, at, revision = model.id.rpartition("@")

@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge
-from pydantic import AfterValidator, BeforeValidator, PlainValidator
+from pydantic import AfterValidator, PlainValidator
 
-from probe.study.checked import CLOSED, Count, Flag, Line, Name, Text
+from probe.study.checked import CLOSED, Count, Flag, Line, Name, Text, different, distinct
+from probe.study.label_spec import LabelSpec
 from probe.study.located import kind_of
-from probe.values import ALL, POSITIONS
+from probe.values import ALL, POSITIONS, STREAMS
 from probe.values.nearest import nearest
 
 ANALYSES = ("metrics", "directions", "report")
@@ -33,6 +34,9 @@ over cells that a persona can select."""
 DEFAULT = "default"
 """In a mapping of wordings: every persona that it does not name."""
 
+BACKENDS = ("hf", "transformer-lens", "nnsight")
+"""How a model is read: by plain hooks, at the hook points of a TransformerBridge, or inside nnsight traces."""
+
 Placement = Literal["auto", "system", "user"]
 
 
@@ -44,10 +48,16 @@ def _study_name(name: str) -> str:
     return name
 
 
-def _backend(value: Any) -> Any:
-    if value in ("transformer-lens", "nnsight"):
-        raise ValueError(f"must be 'hf' in this version, found {value!r}. Other backends come later")
-    return value
+def _backend(name: Any) -> str:
+    if name not in BACKENDS:
+        raise ValueError(f"is {kind_of(name)}, which is no backend. {nearest(str(name), BACKENDS, 'backend')}")
+    return str(name)
+
+
+def _remote(value: Any) -> bool | str:
+    if value == "local" or isinstance(value, bool):
+        return value  # type: ignore[no-any-return]  # the word, or a truth value
+    raise ValueError(f"must be false, local or true, found {kind_of(value)}. Leave it out to run the model here")
 
 
 def _analysis(name: Any) -> str:
@@ -64,17 +74,16 @@ def _position(name: Any) -> str:
     return str(name)
 
 
-def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    if not values:
-        raise ValueError("must name at least one. Leave the key out for the default")
-    return _different(values)
+def _stream(name: Any) -> str:
+    if name not in STREAMS:
+        raise ValueError(f"holds {kind_of(name)}, which is no stream. {nearest(str(name), STREAMS, 'stream')}")
+    return str(name)
 
 
-def _different(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    for i, value in enumerate(values):
-        if value in values[:i]:
-            raise ValueError(f"names {value!r} twice. Remove one")
-    return values
+def _with_resid(names: tuple[str, ...]) -> tuple[str, ...]:
+    if "resid" not in names:
+        raise ValueError("must name resid, which every analysis reads. Add it")
+    return tuple(sorted(names, key=STREAMS.index))
 
 
 def _indices(value: Any, words: str) -> tuple[int, ...]:
@@ -83,7 +92,7 @@ def _indices(value: Any, words: str) -> tuple[int, ...]:
     for item in value:
         if not isinstance(item, int) or isinstance(item, bool) or item < 0:
             raise ValueError(f"must hold whole numbers from 0, found {kind_of(item)}")
-    return _distinct(tuple(value))
+    return distinct(tuple(value))
 
 
 def _layers(value: Any) -> Any:
@@ -153,6 +162,7 @@ class ModelSpec:
     ``id`` is ``organism`` (the embedded model), a local directory or a hub id, which may end in ``@revision``.
     ``dtype: auto`` is float32 on the CPU and the checkpoint's own on an accelerator. ``chat_template`` replaces the
     model's own: ``plain`` for a base model, or Jinja text (in a study file also the path of a ``.jinja`` file).
+    ``remote`` is where nnsight runs: here, on NDIF (``true``), or here by the way that leads there (``local``).
     """
 
     __pydantic_config__ = CLOSED
@@ -161,7 +171,8 @@ class ModelSpec:
     revision: Name | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     device: Name = "auto"
-    backend: Annotated[Literal["hf"], BeforeValidator(_backend)] = "hf"
+    backend: Annotated[str, PlainValidator(_backend)] = "hf"
+    remote: Annotated[bool | str, PlainValidator(_remote)] = False
     attn_implementation: Name | None = None
     trust_remote_code: Flag = False
     chat_template: Text | None = None
@@ -180,7 +191,7 @@ class ConditionSpec:
     __pydantic_config__ = CLOSED
 
     wordings: Annotated[str | int | Mapping[str, str | int], PlainValidator(_wordings)] = "first"
-    instructions: Annotated[tuple[Annotated[Count, Ge(0)], ...], AfterValidator(_distinct)] = (0,)
+    instructions: Annotated[tuple[Annotated[Count, Ge(0)], ...], AfterValidator(distinct)] = (0,)
     rotations: Annotated[Literal["none", "all"] | tuple[int, ...], PlainValidator(_rotations)] = "none"
     placement: Placement = "auto"
 
@@ -199,6 +210,7 @@ class CaptureSpec:
     """What one pass records.
 
     ``layers`` are residual points, 0 (embeddings) to L; ``positions`` are position rules of ``probe.values.POSITIONS``.
+    ``streams`` beside ``resid`` are read in the blocks of the same numbers (see ``probe.values.STREAMS``).
     ``dtype: auto`` stores residuals in the dtype of the pass. ``keep_text`` stores every rendered prompt.
     ``special_tokens`` is what happens to a text that names a token of the chat template (``<|im_end|>``): its cell is
     refused, or the model reads it as plain text.
@@ -207,7 +219,7 @@ class CaptureSpec:
     __pydantic_config__ = CLOSED
 
     layers: Annotated[Literal["all"] | tuple[int, ...], PlainValidator(_layers)] = "all"
-    positions: Annotated[tuple[Annotated[str, PlainValidator(_position)], ...], AfterValidator(_distinct)] = (
+    positions: Annotated[tuple[Annotated[str, PlainValidator(_position)], ...], AfterValidator(distinct)] = (
         "prompt_end",
         "answer",
     )
@@ -215,6 +227,9 @@ class CaptureSpec:
     batch_size: Annotated[Literal["auto"] | int, PlainValidator(_batch_size)] = "auto"
     keep_text: Flag = True
     special_tokens: Literal["refuse", "literal"] = "refuse"
+    streams: Annotated[
+        tuple[Annotated[str, PlainValidator(_stream)], ...], AfterValidator(distinct), AfterValidator(_with_resid)
+    ] = ("resid",)
 
 
 @dataclass(frozen=True)
@@ -263,7 +278,7 @@ class PlannedContrast:
 
 @dataclass(frozen=True)
 class StudyFile:
-    """The keys of a study file; personas, task and cases as they were written, to be read by their own modules."""
+    """The keys of a study file; personas, task, cases and given texts as they were written, for their own modules."""
 
     __pydantic_config__ = CLOSED
 
@@ -274,9 +289,11 @@ class StudyFile:
     cases: Any
     conditions: ConditionSpec = field(default_factory=ConditionSpec)
     capture: CaptureSpec = field(default_factory=CaptureSpec)
+    labels: LabelSpec = field(default_factory=LabelSpec)
     generation: GenerationSpec = field(default_factory=GenerationSpec)
-    analyses: Annotated[tuple[Annotated[str, PlainValidator(_analysis)], ...], AfterValidator(_distinct)] = ANALYSES
+    given: Any = None
+    analyses: Annotated[tuple[Annotated[str, PlainValidator(_analysis)], ...], AfterValidator(distinct)] = ANALYSES
     base: Name = "none"
-    confirm: Annotated[tuple[PlannedContrast, ...], AfterValidator(_different)] = ()
+    confirm: Annotated[tuple[PlannedContrast, ...], AfterValidator(different)] = ()
     split_seed: Annotated[Count, Ge(0)] = 0
     limit: Annotated[Count, Ge(1)] | None = None

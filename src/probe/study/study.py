@@ -15,6 +15,8 @@ from typing import Any
 from probe.study.case_files import case_sample
 from probe.study.checked import checked, refuse_same_ids
 from probe.study.fits import evenly, refuse_misfits, unknown_id
+from probe.study.given_texts import GivenSpec, given_entry, read_given, refuse_unknown_cases
+from probe.study.label_spec import LabelSpec
 from probe.study.located import Located, in_memory
 from probe.study.model_source import model_from
 from probe.study.overrides import overridden, parse_override
@@ -31,7 +33,7 @@ from probe.study.spec import (
 )
 from probe.study.task_files import read_task, task_entry
 from probe.study.yaml_marks import read_yaml
-from probe.values import Case, Cell, Condition, Persona, StudyError, Task, sha256_of
+from probe.values import Case, Cell, Condition, GivenText, Persona, StudyError, Task, sha256_of
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class Study:
 
     ``base`` is the id of the persona that all others are compared with. ``cases`` are those that ``limit`` left, so
     ``limit`` is a record: ``limited(n)`` gives a smaller study. ``source`` is the study file, if there was one.
+    ``given`` are texts that the personas are made to answer with, beside their own answers.
 
     Raises:
         StudyError: a setting is wrong, or two parts do not fit together.
@@ -59,6 +62,8 @@ class Study:
     split_seed: int = 0
     limit: int | None = None
     source: Path | None = None
+    labels: LabelSpec = field(default_factory=LabelSpec)
+    given: GivenSpec | None = None
 
     def __post_init__(self) -> None:
         place = in_memory(self._settings(), "study")
@@ -68,6 +73,7 @@ class Study:
         read_task(in_memory(parts, "study").child("task"))
         refuse_same_ids(((case.id, "study at cases") for case in self.cases), "case")
         refuse_misfits(settings, self.personas, self.task, self.cases, place)
+        _check_given(self.given, self.cases, self.limit)
         if self.limit is not None and len(self.cases) > self.limit:
             raise StudyError(
                 f"study: `limit` records {self.limit} cases, but there are {len(self.cases)}. Use study.limited(n)"
@@ -111,7 +117,9 @@ class Study:
             "cases": samples if cases else {"n": len(samples), "sha256": sha256_of(samples)},
             "conditions": _listed(asdict(self.conditions)),
             "capture": _listed(asdict(self.capture)),
+            "labels": _listed(asdict(self.labels)),
             "generation": asdict(self.generation),
+            "given": given_entry(self.given, texts=cases),
             "analyses": list(self.analyses),
             "base": self.base,
             "confirm": [asdict(contrast) for contrast in self.confirm],
@@ -126,7 +134,8 @@ class Study:
     def cells(self, placement: str | None = None) -> tuple[Cell, ...]:
         """Every cell to capture: persona by persona, then case by case, then condition by condition.
 
-        ``placement`` is what the study's placement comes to for a template; without it ``auto`` counts as ``system``.
+        Those of given texts come after the generated ones of their case. ``placement`` is what the study's placement
+        comes to for a template; without it ``auto`` counts as ``system``.
         """
         if placement is None:
             placement = "system" if self.conditions.placement == "auto" else self.conditions.placement
@@ -134,8 +143,10 @@ class Study:
             raise StudyError(f"a cell's placement is 'system' or 'user', found {placement!r}. Resolve 'auto' first")
         cells: list[Cell] = []
         for persona in self.personas:
-            conditions = tuple(self._conditions(persona, placement))
-            cells += [Cell(persona.id, case.id, condition) for case, condition in product(self.cases, conditions)]
+            own = tuple(self._conditions(persona, placement))
+            for case in self.cases:
+                conditions = (*(() if self.given and self.given.only else own), *self._given(case, own))
+                cells += [Cell(persona.id, case.id, condition) for condition in conditions]
         return tuple(cells)
 
     def persona(self, persona_id: str) -> Persona:
@@ -175,6 +186,22 @@ class Study:
         for wording, instruction, rotation, seed in product(wordings, chosen.instructions, rotations, seeds):
             yield Condition(wording, instruction, rotation, placement=placement, seed=seed)
 
+    def _given(self, case: Case, own: Sequence[Condition]) -> Iterator[Condition]:
+        """The conditions of the texts given for a case, in which nothing is drawn: one for each, whatever the seeds."""
+        if self.given is not None and self.given.store is not None:
+            raise StudyError(f"the given texts of {self.given.store} are not read yet; `probe.run` reads them")
+        for condition in dict.fromkeys(replace(condition, seed=0) for condition in own):
+            for text in self._texts_by_case.get(case.id, ()):
+                if text.fits(condition.instruction, condition.rotation):
+                    yield replace(condition, given=text.source)
+
+    @cached_property
+    def _texts_by_case(self) -> dict[str, list[GivenText]]:
+        found: dict[str, list[GivenText]] = {}
+        for text in self.given.texts if self.given else ():
+            found.setdefault(text.case, []).append(text)
+        return found
+
     def _settings(self) -> StudyFile:
         return StudyFile(
             self.name,
@@ -184,6 +211,7 @@ class Study:
             cases=None,
             conditions=self.conditions,
             capture=self.capture,
+            labels=self.labels,
             generation=self.generation,
             analyses=self.analyses,
             base=self.base,
@@ -199,7 +227,10 @@ def _built(document: Located, directory: Path, source: Path | None = None) -> St
     personas = personas_from(document.child("personas"), directory)
     task = task_from(document.child("task"))
     cases = cases_from(document.child("cases"), directory, task)
-    # A record of a limited study holds `limit` cases already.
+    given = read_given(document.child("given"), directory) if "given" in document.value else None
+    # A record of a limited study holds `limit` cases already; its given texts may answer the others.
+    if len(cases) != settings.limit:
+        refuse_unknown_cases(given, cases, document)
     whole = settings if len(cases) == settings.limit else replace(settings, limit=None)
     refuse_misfits(whole, personas, task, cases, document)
     cases = evenly(cases, settings.limit)
@@ -218,7 +249,18 @@ def _built(document: Located, directory: Path, source: Path | None = None) -> St
         settings.split_seed,
         settings.limit,
         source,
+        settings.labels,
+        given,
     )
+
+
+def _check_given(given: GivenSpec | None, cases: tuple[Case, ...], limit: int | None) -> None:
+    if given is None:
+        return
+    place = in_memory({"given": given_entry(given)}, "study")
+    read_given(place.child("given"), Path())
+    if limit is None:  # else texts may answer cases that the limit left out
+        refuse_unknown_cases(given, cases, place)
 
 
 def _listed(mapping: dict[str, Any]) -> dict[str, Any]:

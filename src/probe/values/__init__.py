@@ -2,7 +2,7 @@
 
 from probe.values.canonical import canonical_json, sha256_of
 from probe.values.cases import ALL, Case
-from probe.values.cells import Cell, CellRecord, Condition, LabelRead, PlannedRow
+from probe.values.cells import Cell, CellRecord, Condition, LabelRead, PlannedRow, is_cut
 from probe.values.directions import Direction
 from probe.values.errors import (
     ChangedPrompt,
@@ -22,19 +22,22 @@ from probe.values.errors import (
     StudyError,
 )
 from probe.values.estimates import Estimate
+from probe.values.given import GivenText
 from probe.values.interventions import EDIT_POSITIONS, OPERATORS, Intervention
 from probe.values.parsing import DEFAULT_PARSER, ParserSettings, Reasoning
 from probe.values.personas import Persona
-from probe.values.sites import POSITIONS, STREAMS, Site
+from probe.values.sites import LABEL_SITES, POSITIONS, STREAMS, AbsentSite, Site
 from probe.values.tasks import Option, Task
 
 __all__ = [
     "ALL",
     "DEFAULT_PARSER",
     "EDIT_POSITIONS",
+    "LABEL_SITES",
     "OPERATORS",
     "POSITIONS",
     "STREAMS",
+    "AbsentSite",
     "Case",
     "Cell",
     "CellRecord",
@@ -44,6 +47,7 @@ __all__ = [
     "Direction",
     "DiskFull",
     "Estimate",
+    "GivenText",
     "Intervention",
     "LabelError",
     "LabelRead",
@@ -66,5 +70,6 @@ __all__ = [
     "StudyError",
     "Task",
     "canonical_json",
+    "is_cut",
     "sha256_of",
 ]

@@ -16,12 +16,21 @@ STATUSES = ("parsed", "refused", "unparsable", "truncated", "conflicting")
 """How the generated answer was read."""
 
 
+def is_cut(stop: str) -> bool:
+    """Whether an answer that stopped in this way (``extra["stop"]``) had not come to its end.
+
+    ``end`` and ``given`` have; ``length``, ``context`` and ``given_cut`` have not.
+    """
+    return stop not in ("end", "given")
+
+
 @dataclass(frozen=True)
 class Condition:
     """Everything that may differ between two cells of one persona and one case.
 
     ``placement`` is where the persona's text stands: ``system`` or ``user`` (first in the user turn, for templates
     without a system role). ``prefix`` is a forced beginning of the answer. ``intervention`` is the hash of an edit.
+    ``given`` is the source of a text that is fed in place of a generated answer (empty where the model answers itself).
     ``edition`` tells a text that was edited under its old id from the one captured before (empty for the first).
     """
 
@@ -33,6 +42,7 @@ class Condition:
     seed: int = 0
     intervention: str = ""
     edition: str = ""
+    given: str = ""
 
     @property
     def changed(self) -> dict[str, int | str]:
@@ -102,9 +112,12 @@ class CellRecord:
 
     ``resid[position]`` is ``[layer, d_model]`` over the captured residual points; an absent position has no key and
     ``positions[position] == -1``. Positions count tokens from 0 over prompt and answer, without padding. ``labels``
-    maps an answer site (``prompt_end``, ``answer``) to its read; an absent site has no key. ``label`` is the option
-    that the generated text states and ``letter`` the letter it wrote, both None unless ``status`` is ``parsed``;
+    maps an answer site (``prompt_end``, ``answer``, ...) to its read; an absent site has no key. ``label`` is the
+    option that the generated text states and ``letter`` the letter it wrote, both None unless ``status`` is ``parsed``;
     ``span`` is the letter's ``[start, end)`` in characters of ``gen_text``. ``nonfinite`` counts non-finite values.
+    ``given_logp[i]`` is the log-probability of ``gen_tokens[i]`` given all that precedes it (fp32, nats, full softmax),
+    where they were given; empty where they were generated. ``streams[stream][position]`` is ``[block, width]`` for the
+    streams beside the residual, at the positions that ``resid`` has.
     """
 
     cell: Cell
@@ -123,3 +136,9 @@ class CellRecord:
     letter_first: bool = False
     nonfinite: int = 0
     extra: Mapping[str, Any] = field(default_factory=dict)
+    given_logp: tuple[float, ...] = ()
+    streams: Mapping[str, Mapping[str, Float[np.ndarray, "_ _"]]] = field(default_factory=dict)
+
+    def at(self, stream: str) -> Mapping[str, np.ndarray]:
+        """The activations of a stream by position, ``[layer, width]`` each; empty where it was not captured."""
+        return self.resid if stream == "resid" else self.streams.get(stream, {})

@@ -3,11 +3,33 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 
-POSITIONS = ("prompt_end", "persona_end", "case_mean", "answer", "response_mean")
+POSITIONS = ("prompt_end", "persona_end", "case_mean", "answer", "response_mean", "forced", "after_reasoning")
 """Position rules. ``prompt_end``: last prompt token. ``persona_end``: last token of the persona's text. ``case_mean``:
 mean over the tokens wholly inside the case text. ``answer``: the position whose next token holds the letter that the
-parser accepted. ``response_mean``: mean over generated tokens without end tokens."""
+parser accepted. ``response_mean``: mean over generated tokens without end tokens. ``forced``: last token of a text that
+is fed after the prompt, as if the answer began with it. ``after_reasoning``: last token of that text where it is fed
+after the model's own closed reasoning. The token index of these two counts on from the prompt, or from the reasoning
+that is kept: at that index the row's own answer has another token, or none."""
+
+LABEL_SITES = ("prompt_end", "forced", "answer", "after_reasoning")
+"""Answer sites: where labels are read, in the order in which an answer comes to them."""
+
+
+class AbsentSite(StrEnum):
+    """Why a row has no such answer site: the words that its record keeps.
+
+    ``UNAVAILABLE``: the model's state cannot be copied, or cut back, at this place. ``NOT_CLOSED``, ``NO_REASONING``:
+    the answer leaves its reasoning open, or has none. ``MERGES``: the token that closes the reasoning belongs to what
+    follows too, or would join with the forced text.
+    """
+
+    UNAVAILABLE = "site_unavailable"
+    NOT_CLOSED = "reasoning_not_closed"
+    NO_REASONING = "no_reasoning"
+    MERGES = "tokens_merge"
+
 
 STREAMS = ("resid", "resid_mid", "attn_out", "mlp_out", "head_out")
 """``resid``: residual points 0..L. The others are indexed by block 0..L-1. ``attn_out``, ``mlp_out``: the terms that a

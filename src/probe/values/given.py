@@ -1,0 +1,27 @@
+"""A text that a model is made to answer with, as a value. Knows cases and texts; knows no tokenizer and no store."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class GivenText:
+    """An answer to one case that is fed under every persona's prompt, token by token, in place of a generated one.
+
+    ``source`` names where it comes from: a persona, an annotator, another model. ``instruction`` and ``rotation`` say
+    under which of them it was written, None for all. ``token_ids`` are its tokens where they are known, for a text may
+    be written in other tokens than a tokenizer makes of it. ``cut``: it ends before its author had come to an end.
+    """
+
+    case: str
+    source: str
+    text: str
+    instruction: int | None = None
+    rotation: int | None = None
+    token_ids: tuple[int, ...] | None = None
+    cut: bool = False
+
+    def fits(self, instruction: int, rotation: int) -> bool:
+        """Whether it answers a prompt with this instruction wording and rotation of the letters."""
+        return self.instruction in (None, instruction) and self.rotation in (None, rotation)

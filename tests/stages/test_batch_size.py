@@ -1,0 +1,138 @@
+"""How many rows run at a time where the study leaves it open: by memory, once, and then by the store's plan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import probe
+from probe.models.hf import HFBackend
+from probe.stages import batch_size
+from probe.stages.capture import capture
+from probe.stages.costs import memory_bytes
+from probe.stages.preparation import Preparation, prepare
+from probe.stages.running import capturer_of, load_model
+from probe.store.places import LocalPlace
+from probe.study import Study
+
+MIB = 2**20
+
+
+def study(**settings: Any) -> Study:
+    return Study.from_mapping(
+        {
+            "name": "batch",
+            "model": {"id": "organism"},
+            "personas": [{"id": "none", "text": None}, {"id": "nurse", "text": "You are a nurse."}],
+            "task": "builtin:triage",
+            "cases": "builtin:triage",
+            "limit": 6,
+            "generation": {"max_new_tokens": 2},
+            **settings,
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def prepared() -> Preparation:
+    return prepare(study())
+
+
+def plan_of(store: Path) -> int | None:
+    return batch_size.planned_batch(LocalPlace(store))
+
+
+def test_the_size_is_halved_until_the_estimate_fits(prepared: Preparation) -> None:
+    twenty = batch_size.with_batch(prepared, 8)
+    needed = {
+        size: memory_bytes(
+            batch_size.with_batch(prepared, size).resolved, prepared.cells.jobs, 0, libraries=0
+        ).on_device
+        for size in (1, 2, 4, 8)
+    }
+    assert batch_size.fitting_batch(twenty, 10 * needed[8]) == 8
+    assert batch_size.fitting_batch(twenty, int(needed[4] / 0.8) + 1) == 4
+    assert batch_size.fitting_batch(twenty, int(needed[2] / 0.8) + 1) == 2
+    assert batch_size.fitting_batch(twenty, 0) == 1
+
+
+@dataclass
+class FakeMeter:
+    """A device on which a pass holds ``fixed`` bytes and ``row`` for each of its rows."""
+
+    free_bytes: int
+    fixed: int
+    row: int
+    seen: list[int] = field(default_factory=list)
+
+    def free(self) -> int:
+        return self.free_bytes
+
+    def peak(self, work: Callable[[], Any]) -> int:
+        rows = len(work().records)
+        self.seen.append(rows)
+        return self.fixed + rows * self.row
+
+
+@pytest.mark.parametrize(("free", "expected"), [(100 * MIB, 64), (51 * MIB, 32), (4 * MIB, 2), (1, 1), (10**12, 128)])
+def test_on_a_device_the_size_is_what_fits_by_the_bytes_that_a_pass_was_measured_to_hold(
+    prepared: Preparation, free: int, expected: int
+) -> None:
+    capturer = capturer_of(prepared.resolved, load_model(prepared.resolved))
+    answer = 2 * prepared.resolved.footprint.cached * 4
+    meter = FakeMeter(free, fixed=MIB, row=MIB - answer)
+    size = batch_size.measured_batch(prepared, capturer, meter)
+    assert meter.seen == [2, 8]  # few rows, then more: the difference is what a row holds
+    assert size == expected
+    held = MIB + size * MIB
+    assert held <= 0.8 * free or size == 1
+    assert held + size * MIB > 0.8 * free or size == batch_size.MOST
+
+
+def test_a_store_is_continued_with_the_size_of_its_plan_and_another_one_only_where_it_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("probe.stages.capture.free_bytes", lambda: 0)  # a machine without room
+    capture(study(limit=2), store=tmp_path / "s")
+    assert plan_of(tmp_path / "s") == 1
+    monkeypatch.undo()
+    capture(study(limit=4), store=tmp_path / "s")
+    assert plan_of(tmp_path / "s") == 1
+    runs = probe.open_store(tmp_path / "s").runs()
+    assert [run["batch_size"] for run in runs] == [1, 1]
+    assert runs[1]["numerics_moved"] == []
+    capture(study(limit=6, capture={"batch_size": 4}), store=tmp_path / "s")
+    assert plan_of(tmp_path / "s") == 4
+    capture(study(limit=2), store=tmp_path / "fresh")  # the control
+    assert plan_of(tmp_path / "fresh") == 64
+
+
+def test_rows_that_do_not_fit_together_run_in_halves_and_none_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capture(study(), store=tmp_path / "whole")
+    usual, sizes = HFBackend.forward, []
+
+    def forward(self: HFBackend, ids: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        sizes.append(len(ids))
+        if len(ids) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return usual(self, ids, *args, **kwargs)
+
+    monkeypatch.setattr(HFBackend, "forward", forward)
+    outcome = capture(study(), store=tmp_path / "halved")
+    assert max(sizes) > 3  # else nothing was tested
+    assert (outcome.committed, outcome.failed) == (outcome.planned, 0)
+    assert "out of memory with batches of " in capsys.readouterr().err
+    whole, halved = (_answers(tmp_path / name) for name in ("whole", "halved"))
+    assert halved == whole
+
+
+def _answers(path: Path) -> Sequence[tuple[str, str, str]]:
+    table = probe.open_store(path).table()
+    return sorted(zip(table["persona"], table["case"], table["y_latent"], strict=True))

@@ -1,0 +1,134 @@
+"""What ``--dry-run`` says that a run will take, against what the run then takes."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+import probe
+from probe.stages.dry_run import dry_run
+from probe.study import Study
+from tests.tiny_models import tiny_tokenizer
+
+MIB = 2**20
+
+
+def save_model(folder: Path, **sizes: int) -> Path:
+    """A random Llama that is large enough in one respect for it to show in the memory of a process."""
+    tokenizer = tiny_tokenizer()
+    ends = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    config = AutoConfig.for_model(
+        "llama", **{**ends, "vocab_size": 600, "max_position_embeddings": 2048, "num_attention_heads": 4, **sizes}
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        model.lm_head.weight[tokenizer.eos_token_id] = 0  # it goes on to the end
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def study_of(folder: Path, new: int, **capture: Any) -> dict[str, Any]:
+    return {
+        "name": "bytes",
+        "model": {"id": str(folder)},
+        "personas": "builtin:persona-paradox",
+        "task": "builtin:triage",
+        "cases": "builtin:triage",
+        "limit": 4,
+        "capture": {"positions": ["prompt_end", "case_mean", "response_mean"], **capture},
+        "generation": {"max_new_tokens": new},
+    }
+
+
+def told(
+    study: dict[str, Any], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> dict[str, float]:
+    """Bytes of tensors and of memory that a dry run prints."""
+    monkeypatch.setenv("COLUMNS", "400")
+    dry_run(Study.from_mapping(study), store="nowhere")
+    text = capsys.readouterr().out
+    tensors = re.search(r"tensors on disk\D+([\d.]+) MiB", text)
+    memory = re.search(r"memory at the peak\D+([\d.]+) MiB", text)
+    assert tensors and memory, text
+    return {"tensors": float(tensors[1]) * MIB, "memory": float(memory[1]) * MIB}
+
+
+RUN = """
+import json, sys
+from pathlib import Path
+from probe.stages.capture import capture
+from probe.study import Study
+Path("/proc/self/clear_refs").write_text("5")
+outcome = capture(Study.from_mapping(json.loads(sys.argv[1])), store=sys.argv[2])
+assert outcome.exit_status == 0, outcome
+lines = Path("/proc/self/status").read_text().splitlines()
+print(next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")))
+"""
+
+
+def used(study: dict[str, Any], store: Path) -> int:
+    """Peak resident bytes of a process that runs the study and nothing else."""
+    import json
+
+    command = [sys.executable, "-c", RUN, json.dumps(study), str(store)]
+    ended = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert ended.returncode == 0, ended.stderr
+    return int(ended.stdout.splitlines()[-1])
+
+
+def tensor_bytes(store: Path) -> int:
+    return sum(
+        array.nbytes
+        for position in ("prompt_end", "case_mean", "response_mean")
+        for array in [probe.open_store(store).select().stack(position=position)]
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="a process's peak is told by Linux")
+@pytest.mark.parametrize(
+    ("sizes", "new", "capture"),
+    [
+        (  # keys and values are most of it
+            {"hidden_size": 512, "intermediate_size": 64, "num_hidden_layers": 12},
+            40,
+            {"batch_size": 24},
+        ),
+        (  # weights are
+            {"hidden_size": 1024, "intermediate_size": 8192, "num_hidden_layers": 6, "num_key_value_heads": 1},
+            2,
+            {"batch_size": 2, "layers": [0, 3]},
+        ),
+        (  # logits are, and activations are large on disk
+            {"hidden_size": 256, "intermediate_size": 64, "num_hidden_layers": 2, "vocab_size": 200_000},
+            4,
+            {"batch_size": 24},
+        ),
+    ],
+)
+def test_tensor_bytes_are_told_within_5_percent_and_the_peak_of_memory_within_30(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    sizes: dict[str, int],
+    new: int,
+    capture: dict[str, Any],
+) -> None:
+    folder = save_model(tmp_path / "model", **{"num_key_value_heads": 4, **sizes})
+    study = study_of(folder, new, **capture)
+    monkeypatch.setenv("COLUMNS", "400")
+    expected = told(study, capsys)
+    peak = used(study, tmp_path / "store")
+    assert expected["memory"] == pytest.approx(peak, rel=0.3)
+    assert expected["tensors"] == pytest.approx(tensor_bytes(tmp_path / "store"), rel=0.05)
