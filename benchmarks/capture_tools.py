@@ -7,119 +7,28 @@ loaded from one folder, so that no tool's hooks cost another anything.
 
 from __future__ import annotations
 
+import copy
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer, models
+from capture_rows import LETTERS, Got, Machine, Ran, Row, in_batches, padded, together
 from torch import Tensor
-from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from probe.capture import Capturer, Job, PassSettings, capture_shard, decoding
 from probe.models import find_model
+from probe.models.hf import HFBackend
 from probe.models.loading import load_backend
 from probe.models.points import residual_points
-from probe.models.protocol import Backend, Forward, Reads
-from probe.prompts import LabelTokens, LetterVocabulary, Prompt
+from probe.models.protocol import Forward, Reads
+from probe.prompts import LetterVocabulary
 from probe.store import Plan, StoreLock, open_writer
-from probe.values import Cell, CellRecord, Condition, PlannedRow
-
-CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
-LETTERS = ("A", "B", "C")
-LABELS = LabelTokens(LETTERS, ((1,), (2,), (3,)))
-LABEL_IDS = [ids[0] for ids in LABELS.ids]
-
-
-@dataclass(frozen=True)
-class Row:
-    """A prompt and how many tokens its answer has."""
-
-    job: Job
-    new: int
-
-    @property
-    def ids(self) -> tuple[int, ...]:
-        return self.job.prompt.token_ids
-
-
-@dataclass(frozen=True, eq=False)
-class Got:
-    """What a tool gave for a row: ``[layer, d_model]`` at the prompt's end, log-probability of each label, tokens."""
-
-    resid: Tensor
-    logp: Tensor
-    tokens: list[int]
-
-
-@dataclass(frozen=True, eq=False)
-class Ran:
-    seconds: float
-    got: list[Got]
-
-
-class Tool(Protocol):
-    name: str
-
-    def run(self, rows: Sequence[Row], batch: int) -> Ran: ...
-
-
-@dataclass(frozen=True)
-class Machine:
-    """Where the model's folder is, on which device and in which dtype it runs, and by which clock."""
-
-    folder: Path
-    device: str = "cpu"
-    dtype: str = "float32"
-    clock: str = "wall"
-
-    def model(self) -> Any:
-        loaded = AutoModelForCausalLM.from_pretrained(self.folder, dtype=getattr(torch, self.dtype))
-        return loaded.to(self.device).eval().requires_grad_(False)
-
-    def timed(self, work: Callable[[], list[Got]]) -> Ran:
-        self.wait()
-        started = self.now()
-        got = work()
-        self.wait()
-        return Ran(self.now() - started, got)
-
-    def now(self) -> float:
-        return CLOCKS[self.clock]()
-
-    def wait(self) -> None:
-        if self.device.startswith("cuda"):
-            torch.cuda.synchronize()
-
-
-def save_model(folder: Path, sizes: Mapping[str, int], *, seed: int, device: str, dtype: str) -> None:
-    """A random Llama without an end token, and a tokenizer of as many words, three of which are the letters."""
-    torch.manual_seed(seed)
-    config = LlamaConfig(**sizes, bos_token_id=None, eos_token_id=None, pad_token_id=0)
-    with torch.device(device):
-        model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
-    model.save_pretrained(folder)
-    words = ["pad", *LETTERS, *(f"w{k}" for k in range(4, sizes["vocab_size"]))]
-    tokenizer = Tokenizer(models.WordLevel({word: k for k, word in enumerate(words)}, unk_token="pad"))
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="pad").save_pretrained(folder)
-
-
-def job_of(persona: str, case: str, prefix: Sequence[int], own: Sequence[int]) -> Job:
-    """A prompt that is a persona's tokens and a case's; nothing is tokenised."""
-    ids = (*prefix, *own)
-    prompt = Prompt(f"{persona} {case}", ids, None, None, len(prefix) - 1, (len(prefix), len(ids)))
-    row = PlannedRow(Cell(persona, case, Condition()), 0, prompt.prompt_sha, prompt.tokens_sha, len(ids))
-    return Job(row, prompt, LABELS, ("one", "two", "three"))
-
-
-def in_batches(rows: Sequence[Row], size: int) -> Iterator[Sequence[Row]]:
-    for first in range(0, len(rows), size):
-        yield rows[first : first + size]
+from probe.values import CellRecord
 
 
 class Ours:
@@ -130,9 +39,10 @@ class Ours:
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
         self.tokenizer = PreTrainedTokenizerFast.from_pretrained(machine.folder)
-        self.backend: Backend = load_backend(
-            find_model(str(machine.folder)), backend="hf", dtype=machine.dtype, device=machine.device, attention=None
-        )
+        source = find_model(str(machine.folder))
+        loaded = load_backend(source, backend="hf", dtype=machine.dtype, device=machine.device, attention=None)
+        assert isinstance(loaded, HFBackend)
+        self.backend: HFBackend | _Bare = loaded
 
     def run(self, rows: Sequence[Row], batch: int) -> Ran:
         with tempfile.TemporaryDirectory() as folder:
@@ -211,44 +121,56 @@ def _own_lengths(rows: Sequence[Row]) -> Iterator[None]:
 
 
 class Floor(Ours):
-    """The forwards of our schedule alone: no hook is set and nothing is read or written inside the clock.
+    """The model alone in our schedule: no hook is set, and nothing around its forwards is inside the clock.
 
-    The engine runs as ever, so that every forward gets the tokens, the mask and the cache that it gets in ours; only
-    the model's own time is added up.
+    The engine runs as ever, so that every forward gets the tokens, the mask and the cache that it gets in ours.
     """
 
     name = "floor"
 
     def __init__(self, ours: Ours) -> None:
+        assert isinstance(ours.backend, HFBackend)
         self.machine, self.tokenizer = ours.machine, ours.tokenizer
-        self.backend = self.bare = _Bare(ours.backend, ours.machine)
+        self._clocked = _Clocked(ours.backend.model, ours.machine)
+        self.backend = _Bare(ours.backend, self._clocked)
 
     def run(self, rows: Sequence[Row], batch: int) -> Ran:
-        self.bare.seconds = 0.0
+        self._clocked.seconds = 0.0
         got = super().run(rows, batch).got
-        return Ran(self.bare.seconds, got)
+        return Ran(self._clocked.seconds, got)
+
+
+class _Clocked:
+    """A model whose calls are timed."""
+
+    def __init__(self, model: Any, machine: Machine) -> None:
+        self._model, self._machine, self.seconds = model, machine, 0.0
+
+    def __call__(self, **inputs: Any) -> Any:
+        self._machine.wait()
+        started = self._machine.now()
+        output = self._model(**inputs)
+        self._machine.wait()
+        self.seconds += self._machine.now() - started
+        return output
 
 
 class _Bare:
     """A backend whose forward sets no hooks: what was to be read is zeros, and only the logits are the model's."""
 
-    def __init__(self, backend: Any, machine: Machine) -> None:
-        self.facts, self._backend, self._machine, self.seconds = backend.facts, backend, machine, 0.0
+    def __init__(self, backend: HFBackend, model: _Clocked) -> None:
+        self.facts, self._backend = backend.facts, copy.copy(backend)
+        self._backend.model = model
 
     def forward(
         self, ids: Tensor, mask: Tensor, reads: Reads, *, cache: Any = None, edits: Sequence[Any] = ()
     ) -> Forward:
         assert not edits
-        self._machine.wait()
         nothing = Reads((), reads.columns[:, :0], None, reads.logits_at)
-        started = self._machine.now()
         forward = self._backend.forward(ids, mask, nothing, cache=cache)
-        self._machine.wait()
-        self.seconds += self._machine.now() - started
         shape = (len(reads.points), *reads.columns.shape, self.facts.shape.d_model)
-        return Forward(
-            forward.logits, {"resid": ids.new_zeros(1, dtype=self.facts.dtype).expand(shape)}, {}, forward.cache
-        )
+        zeros = ids.new_zeros(1, dtype=self.facts.dtype).expand(shape)
+        return Forward(forward.logits, {"resid": zeros}, {}, forward.cache)
 
 
 class HiddenStates:
@@ -365,19 +287,6 @@ class NNsight:
         return together(rows, torch.stack(points), logits, generated(model._module, rows, inputs))
 
 
-def padded(rows: Sequence[Row], machine: Machine) -> dict[str, Tensor]:
-    """The rows left-padded, with their mask and positions."""
-    width = max(len(row.ids) for row in rows)
-    ids = torch.tensor([[0] * (width - len(row.ids)) + list(row.ids) for row in rows])
-    mask = torch.tensor([[0] * (width - len(row.ids)) + [1] * len(row.ids) for row in rows])
-    positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    return {
-        "input_ids": ids.to(machine.device),
-        "attention_mask": mask.to(machine.device),
-        "position_ids": positions.to(machine.device),
-    }
-
-
 def generation(rows: Sequence[Row]) -> dict[str, Any]:
     """``generate`` goes on until the longest answer of a batch is done: its finished rows cannot leave."""
     return {"max_new_tokens": max(row.new for row in rows), "do_sample": False, "pad_token_id": 0}
@@ -386,10 +295,3 @@ def generation(rows: Sequence[Row]) -> dict[str, Any]:
 def generated(model: Any, rows: Sequence[Row], inputs: Mapping[str, Tensor]) -> Tensor:
     kept = {name: value for name, value in inputs.items() if name != "position_ids"}
     return model.generate(**kept, **generation(rows))[:, inputs["input_ids"].shape[1] :]
-
-
-def together(rows: Sequence[Row], points: Tensor, logits: Tensor, tokens: Tensor) -> list[Got]:
-    """From ``[layer, batch, d_model]``, ``[batch, vocab]`` and ``[batch, token]`` to one result per row, on the CPU."""
-    logp = logits.float().log_softmax(-1)[:, LABEL_IDS].cpu()
-    resid = points.float().cpu()
-    return [Got(resid[:, k], logp[k], tokens[k, : row.new].tolist()) for k, row in enumerate(rows)]

@@ -37,7 +37,7 @@ def test_the_fast_cells_meet_every_pair() -> None:
     assert {(name, scene) for name, _, scene in fast} == set(product(ARCHITECTURES, scenes))
 
 
-@pytest.mark.parametrize("name", ["llama", "mistral_window"])
+@pytest.mark.parametrize("name", ["llama", pytest.param("mistral_window", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("scene", list(matrix_passes.SCENES))
 def test_without_a_cache_a_pass_gives_the_same(name: str, scene: str) -> None:
     """A backend may have no cache (nnsight on NDIF): the whole sequence is run again for every token."""

@@ -121,6 +121,21 @@ def test_each_check_refuses_what_it_is_there_for(sound: HFBackend, wrong: Callab
         check_backend(backend, sound.model)
 
 
+@pytest.mark.parametrize(
+    ("facts", "remedy"),
+    [
+        ({}, "report it with its config.json"),
+        ({"dtype": torch.float16}, "load it with --dtype float32"),
+        ({"backend": "nnsight", "dtype": torch.float16}, "use --backend hf"),
+    ],
+)
+def test_a_refusal_ends_with_what_to_do(sound: HFBackend, facts: dict[str, Any], remedy: str) -> None:
+    backend = Wrong(sound, overflow)
+    backend.facts = replace(sound.facts, **facts)
+    with pytest.raises(ModelError, match=f"are not finite in float[0-9]+; .*{re.escape(remedy)}$"):
+        check_backend(backend)
+
+
 def test_a_point_after_the_final_norm_is_refused() -> None:
     backend = HFBackend(build("llama")[0])
     norm = backend.model.get_decoder().norm

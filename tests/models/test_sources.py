@@ -42,6 +42,15 @@ def test_a_name_that_is_neither_folder_nor_hub_id_is_refused(name: str) -> None:
         find_model(name)
 
 
+@pytest.mark.parametrize(("named", "used"), [(5, 5), (-1, 2), (600, 2), (None, 2)])
+def test_a_pad_token_outside_the_vocabulary_is_not_used(folder: Path, named: int | None, used: int) -> None:
+    for file in ("config.json", "generation_config.json"):
+        settings = json.loads((folder / file).read_text())
+        (folder / file).write_text(json.dumps({**settings, "pad_token_id": named, "eos_token_id": [2, 7]}))
+    shape = read_shape(find_model(str(folder)))
+    assert (shape.pad_id, shape.end_ids) == (used, (2, 7))
+
+
 def test_a_hub_id_while_offline_is_refused_with_the_remedy() -> None:
     with pytest.raises(ModelError, match="'someone/some-model@abc' is neither a local folder nor in the hub cache"):
         find_model("someone/some-model@abc")

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from probe.models.check import check_backend
 from probe.models.edits import Edit
 from probe.models.hf import HFBackend
 from probe.models.layers import find_blocks
@@ -207,6 +208,20 @@ def test_edits_at_one_point_act_in_order_and_reads_see_what_they_made() -> None:
         torch.testing.assert_close(back, one.expand_as(back), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["llama", "granite"])
+def test_an_edit_of_attn_out_acts_before_one_of_resid_mid_whatever_their_order(name: str) -> None:
+    backend = hf(name)
+    ids = ids_of(12)
+    put, added = torch.randn(2, 32, generator=torch.Generator().manual_seed(13))
+    mid = at_last_token(HookPoint("resid_mid", 1), put, ids, "patch")
+    for term in (at_last_token(HookPoint("attn_out", 1), added, ids, kind) for kind in ("add", "patch")):
+        forth, back, alone = (read(backend, ids, *edits) for edits in ((term, mid), (mid, term), (mid,)))
+        assert torch.equal(forth.logits, back.logits)
+        torch.testing.assert_close(back.values["resid_mid"][1][:, -1], put.expand(len(ids), -1), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(forth.logits, alone.logits, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(read(backend, ids, term).logits, alone.logits, atol=1e-2)  # the control: it acts
+
+
 @pytest.mark.parametrize(
     ("name", "stream", "why"),
     [
@@ -351,3 +366,19 @@ def test_only_two_terms_that_add_up_in_the_right_order_are_accepted(kind: str, w
     assert parts is not None
     assert (parts.attention.path, parts.mlp.path, parts.heads) == ("project", "mlp", "project")
     assert [parts.attention.scale, parts.mlp.scale] == pytest.approx([0.5, 2] if kind == "scaled" else [1, 1], rel=1e-5)
+
+
+def test_blocks_that_give_lists_are_edited_in_every_row() -> None:
+    backend = HFBackend(built("openai-gpt", n_positions=128))
+    assert backend.facts.caching == "none"
+    check_backend(backend, backend.model)
+
+
+def test_blocks_that_are_given_other_than_one_vector_for_each_token_are_refused() -> None:
+    """Gemma-3n keeps several residual streams, which its blocks mix."""
+    own = {"vocab_size_per_layer_input": 600, "hidden_size_per_layer_input": 16, "laurel_rank": 4, "head_dim": 8}
+    own |= {"altup_num_inputs": 2, "num_kv_shared_layers": 1, "intermediate_size": [48] * 3}
+    kinds = ["sliding_attention", "full_attention", "full_attention"]
+    model = built("gemma3n_text", **own, layer_types=kinds)
+    with pytest.raises(ModelError, match=r"those of gemma3n_text are given shape \[2, 2, 6, 32\]; this architecture"):
+        HFBackend(model)

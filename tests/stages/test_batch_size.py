@@ -11,11 +11,11 @@ import pytest
 import torch
 
 import probe
-from probe.models.hf import HFBackend
 from probe.stages import batch_size
 from probe.stages.capture import capture
 from probe.stages.costs import memory_bytes
 from probe.stages.preparation import Preparation, prepare
+from probe.stages.resolution import Resolved
 from probe.stages.running import capturer_of, load_model
 from probe.store.places import LocalPlace
 from probe.study import Study
@@ -50,9 +50,7 @@ def plan_of(store: Path) -> int | None:
 def test_the_size_is_halved_until_the_estimate_fits(prepared: Preparation) -> None:
     twenty = batch_size.with_batch(prepared, 8)
     needed = {
-        size: memory_bytes(
-            batch_size.with_batch(prepared, size).resolved, prepared.cells.jobs, 0, libraries=0
-        ).on_device
+        size: memory_bytes(batch_size.with_batch(prepared, size).resolved, prepared.cells.jobs, 0, process=0).on_device
         for size in (1, 2, 4, 8)
     }
     assert batch_size.fitting_batch(twenty, 10 * needed[8]) == 8
@@ -112,23 +110,36 @@ def test_a_store_is_continued_with_the_size_of_its_plan_and_another_one_only_whe
     assert plan_of(tmp_path / "fresh") == 64
 
 
-def test_rows_that_do_not_fit_together_run_in_halves_and_none_is_lost(
+def test_rows_that_do_not_fit_together_run_in_halves_none_is_lost_and_the_next_shard_begins_with_fewer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    capture(study(), store=tmp_path / "whole")
-    usual, sizes = HFBackend.forward, []
+    monkeypatch.setattr("probe.stages.preparation.SHARD_ROWS", 8)
+    capture(study(limit=8), store=tmp_path / "whole")
+    sizes: list[int] = []
 
-    def forward(self: HFBackend, ids: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        sizes.append(len(ids))
-        if len(ids) > 3:
-            raise torch.OutOfMemoryError("CUDA out of memory.")
-        return usual(self, ids, *args, **kwargs)
+    def load(resolved: Resolved) -> Any:
+        backend: Any = load_model(resolved)  # checked with all its memory
+        usual = backend.forward
 
-    monkeypatch.setattr(HFBackend, "forward", forward)
-    outcome = capture(study(), store=tmp_path / "halved")
+        def forward(ids: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+            sizes.append(len(ids))
+            if len(ids) > 3:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            return usual(ids, *args, **kwargs)
+
+        backend.forward = forward
+        return backend
+
+    monkeypatch.setattr("probe.stages.capture.load_model", load)
+    outcome = capture(study(limit=8), store=tmp_path / "halved")
     assert max(sizes) > 3  # else nothing was tested
-    assert (outcome.committed, outcome.failed) == (outcome.planned, 0)
-    assert "out of memory with batches of " in capsys.readouterr().err
+    assert (outcome.committed, outcome.failed) == (outcome.planned, 0) == (16, 0)
+    said = capsys.readouterr().err
+    assert "out of memory with batches of 8; the rest of the shard ran with 2, and the next begins with 4" in said
+    (run,) = probe.open_store(tmp_path / "halved").runs()
+    assert [shard["batches"] for shard in run["shards"]] == [[8, 4, 2], [4, 2]]
+    (run,) = probe.open_store(tmp_path / "whole").runs()
+    assert [shard["batches"] for shard in run["shards"]] == [[8], [8]]  # the control
     whole, halved = (_answers(tmp_path / name) for name in ("whole", "halved"))
     assert halved == whole
 

@@ -289,6 +289,10 @@ BROKEN = {
     "NaN": (_array(LAST, _spoiled), r"L02\.npy has NaN or infinity in entry 7 \(from 0\)"),
     "a point less at one position": (_array("resid.answer.L00", lambda a: a), r"answer lacks 1, 2, which another"),
     "a strange name": (_array("layer3", lambda a: a), r"called resid\.<position>.*found 'layer3'"),
+    "another stream": (
+        _array("attn_out.prompt_end.L01", lambda a: a),
+        r"residual points alone .*attn_out\.prompt_end\.L01",
+    ),
     "rows of nothing": (_array("rows.answer", lambda a: np.arange(3)), r"rows\.answer is given, and no array"),
     "rows beyond the table": (_array("rows.prompt_end", lambda a: np.arange(1, N + 1)), r"from 0 to 11; found int64"),
     "a row twice": (_array("rows.prompt_end", lambda a: np.zeros(N, int)), r"the rows of prompt_end name one twice"),

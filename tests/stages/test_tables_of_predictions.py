@@ -56,6 +56,22 @@ def saved(table: pd.DataFrame, path: Path) -> Path:
     return path
 
 
+def test_cells_that_lack_the_site_of_the_latent_label_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = predictions(8)
+    sites = {f"forced_logp_{label}": table[f"logp_{label}"] for label in LABELS}
+    told = []
+    for lack in (0, 5):
+        table = table.assign(**sites)
+        table.loc[: lack - 1, list(sites)] = np.nan
+        path = saved(table, tmp_path / f"lack{lack}.csv")
+        run_metrics(path, store=None, question=Question(site="forced"), out=tmp_path / "out", columns=NAMES)
+        told.append(capsys.readouterr().out.splitlines()[0])
+    assert told[0] == "the latent label is read at the site forced"
+    assert told[1].startswith(f"{told[0]}; 5 of 16 cells lack it")
+
+
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
 def test_columns_of_other_names_give_the_tables_of_the_right_names(tmp_path: Path, suffix: str) -> None:
     raw = predictions()

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import golden_store
 import numpy as np
 import pytest
 
@@ -59,6 +60,18 @@ def test_the_golden_store_keeps_what_was_superseded_failed_and_sealed():
     tensors, metadata = store.readout()
     assert tensors["unembed.weight"].tolist() == np.arange(24).reshape(3, 8).tolist()
     assert metadata == {"norm.kind": "rms"}
+
+
+def test_the_same_records_are_written_today_as_the_same_bytes(tmp_path):
+    """So what is captured now goes on with a store of before: its identity, its plans and its shards."""
+    golden_store.main(tmp_path)
+    for folder in ("plan", "shards", "failures"):
+        written, kept = (
+            {path.name: path.read_bytes() for path in (root / "v1" / folder).iterdir()} for root in (GOLDEN, tmp_path)
+        )
+        assert kept == written
+    for file in ("manifest.json", "readout.safetensors"):
+        assert (tmp_path / "v1" / file).read_bytes() == (GOLDEN / "v1" / file).read_bytes()
 
 
 def test_one_changed_byte_in_a_copy_of_it_is_refused(tmp_path):

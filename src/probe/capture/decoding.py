@@ -139,13 +139,15 @@ class _Pass:
         raws = []
         for i, (row, read) in enumerate(zip(rows, reads, strict=True)):
             # prompt_end is always kept here: it is also the answer site of a row that opens with its letter.
-            values = {(stream, "prompt_end"): value[:, i, 0] for stream, value in forward.values.items()}
+            # Copies: a view would hold what was read of the whole group for as long as its slowest row runs.
+            values = {(stream, "prompt_end"): value[:, i, 0].clone() for stream, value in forward.values.items()}
             if "persona_end" in self._settings.positions and row.persona_end is not None:
                 shared = row.persona_end < prefix.n_tokens
-                own = prefix.persona_end if shared else {s: value[:, i, 1] for s, value in forward.values.items()}
+                here = forward.values.items()
+                own = prefix.persona_end if shared else {stream: value[:, i, 1].clone() for stream, value in here}
                 values |= {(stream, "persona_end"): value for stream, value in own.items()}
             if "case_mean" in self._settings.positions and row.case_tokens is not None:
-                values |= {(stream, "case_mean"): mean[:, i, 0] for stream, mean in forward.means.items()}
+                values |= {(stream, "case_mean"): mean[:, i, 0].clone() for stream, mean in forward.means.items()}
             cap = new_token_cap(row, self._settings.max_new_tokens, self._shape.context)
             raws.append(RawRow(read, values, cap, stop="" if cap[0] > 0 else cap[1]))
         return raws

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from probe.capture.given_answers import GivenAnswer, GivenTexts, sha_of
 from probe.models import ModelShape
 from probe.prompts import AnswerSites, ForcedText, LabelTokens, Prompt, PromptBuilder, Reopener
-from probe.values import Case, Cell, GivenText, LabelError, ModelError, Persona, PlannedRow, RowRefused
+from probe.values import Case, Cell, GivenText, Intervention, LabelError, ModelError, Persona, PlannedRow, RowRefused
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Job:
 
     ``forced`` and ``reopener`` are what the sites ``forced`` and ``after_reasoning`` read, None where they were not
     asked for. ``reasoning_open``: the prompt ends inside reasoning. ``given`` is an answer that is fed instead of
-    generated.
+    generated. ``interventions`` act in their order during the whole pass.
     """
 
     row: PlannedRow
@@ -28,6 +28,7 @@ class Job:
     reopener: Reopener | None = None
     reasoning_open: bool = False
     given: GivenAnswer | None = None
+    interventions: tuple[Intervention, ...] = ()
 
     @property
     def n_tokens(self) -> int:

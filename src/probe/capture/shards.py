@@ -120,6 +120,8 @@ def _ended(capturer: Capturer, jobs: Sequence[Job], size: int) -> Iterator[tuple
             forks=forks_of(job),
             reasoning_end=job.reopener,
             given=None if job.given is None else job.given.token_ids,
+            interventions=job.interventions,
+            persona_tokens=job.prompt.persona_tokens,
         )
         for job in jobs
     ]

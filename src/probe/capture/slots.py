@@ -24,6 +24,11 @@ _CHUNK = 64
 """Columns by which a cache grows, and fewer than which are not worth being freed by moving the others."""
 
 
+def columns_at_most(longest: int, new: int) -> int:
+    """The columns that a cache comes to whose rows have up to ``longest`` prompt tokens and each ``new`` new ones."""
+    return longest + (new if new <= _CHUNK else -(-new // _CHUNK) * _CHUNK)
+
+
 @dataclass(frozen=True, eq=False)
 class Prefix:
     """Tokens that rows share, run once: their cache, and what was read at the end of the persona, by stream."""

@@ -248,4 +248,11 @@ class _Check:
 
     def _refusal(self, found: str) -> ModelError:
         facts = self._facts
-        return ModelError(f"{facts.architecture} cannot be read rightly through backend {facts.backend!r}: {found}")
+        remedy = "nothing is captured from it; report it with its config.json"
+        if facts.backend != "hf":
+            remedy = "use --backend hf"
+        elif facts.dtype not in _TOLERANCE:
+            remedy = "load it with --dtype float32"
+        return ModelError(
+            f"{facts.architecture} cannot be read rightly through backend {facts.backend!r}: {found}; {remedy}"
+        )

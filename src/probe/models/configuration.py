@@ -21,6 +21,7 @@ class ModelShape:
     ``n_layers`` blocks give ``n_layers + 1`` residual points. ``context`` is the longest sequence in tokens, None if
     unbounded. ``end_ids`` stop a generation. ``ignored`` are settings of the model's own generation configuration that
     are not applied (a repetition penalty, sampling): they would make the written label differ from the preferred one.
+    ``pad_id`` fills what the mask hides; any token of the vocabulary would do.
     ``heads_width`` is that of all attention heads side by side, None where the configuration has none.
     """
 
@@ -63,10 +64,10 @@ def shape_of(config: Any, generation: Any) -> ModelShape:
     """The shape that a configuration and a generation configuration (or None) describe."""
     text = config.get_text_config(decoder=True)
     own: dict[str, Any] = {} if generation is None else generation.to_diff_dict()
-    ends = own.get("eos_token_id", text.eos_token_id)
+    ends = own.get("eos_token_id", getattr(text, "eos_token_id", None))
     end_ids = tuple(ends) if isinstance(ends, list | tuple) else ((ends,) if ends is not None else ())
-    pad = own.get("pad_token_id", getattr(text, "pad_token_id", None))
-    limits = [getattr(text, key) for key in _CONTEXT_KEYS if getattr(text, key, None)]
+    pads = (own.get("pad_token_id"), getattr(text, "pad_token_id", None), *end_ids)
+    limits = [getattr(text, key) for key in _CONTEXT_KEYS if getattr(text, key, None)] + _longrope_limits(text)
     dtype = str(getattr(text, "dtype", None) or getattr(config, "dtype", None) or "float32")
     return ModelShape(
         n_layers=text.num_hidden_layers,
@@ -74,11 +75,22 @@ def shape_of(config: Any, generation: Any) -> ModelShape:
         vocab=text.vocab_size,
         context=min(limits) if limits else None,
         end_ids=end_ids,
-        pad_id=pad if pad is not None else (end_ids[0] if end_ids else 0),
+        pad_id=next((pad for pad in pads if pad is not None and 0 <= pad < text.vocab_size), 0),
         dtype=dtype.removeprefix("torch."),
         ignored={k: v for k, v in own.items() if k not in _TAKEN and not k.startswith(_REPORTS)},
         heads_width=_heads_width(text),
     )
+
+
+def _longrope_limits(text: Any) -> list[int]:
+    """Where LongRoPE changes its frequencies: for all rows of a batch, as soon as one of them is longer.
+
+    What a row gives would depend on the others, and keys in the cache would be of both kinds; so it ends there.
+    """
+    rope = getattr(text, "rope_parameters", None) or {}
+    kinds = [rope, *(each for each in rope.values() if isinstance(each, dict))]
+    found = [each.get("original_max_position_embeddings") for each in kinds if each.get("rope_type") == "longrope"]
+    return [limit for limit in found if limit]
 
 
 def _heads_width(text: Any) -> int | None:

@@ -106,10 +106,12 @@ class ForwardInputs:
             # A row that has ended goes on unread until its batch has; its positions stay inside the context.
             last = None if facts.shape.context is None else facts.shape.context - 1
             inputs["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0, max=last)[:, -ids.shape[1] :]
-        at = reads.logits_at
+        keeps, at = "logits_to_keep" in self._accepts, reads.logits_at
         if at is None:
-            at = torch.full((ids.shape[0], 1), ids.shape[1] - 1, device=ids.device)
-        if "logits_to_keep" in self._accepts:
+            # Said as a number: to find which columns are kept is to wait for the device at every step.
+            inputs |= {"logits_to_keep": 1} if keeps else {}
+            at = torch.full((ids.shape[0], 1), 0 if keeps else ids.shape[1] - 1, device=ids.device)
+        elif keeps:
             inputs["logits_to_keep"] = torch.unique(at)
             at = torch.searchsorted(inputs["logits_to_keep"], at.contiguous())
         return inputs, at

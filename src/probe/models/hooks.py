@@ -1,7 +1,8 @@
 """Reads and edits of one forward, as plain hooks on modules of blocks. Knows streams; knows no cache and no logits.
 
 At one hook point edits come before reads. ``resid_mid`` is the block's input plus its attention term and no module
-gives it, so that to edit it is to add the same to ``attn_out``: what is read of both always adds up.
+gives it, so that to edit it is to add the same to ``attn_out``, after that stream's own edits: what is read of both
+always adds up.
 """
 
 from __future__ import annotations
@@ -85,13 +86,21 @@ def block_passes(reads: Reads, edits: Sequence[Edit], n_pos: int) -> tuple[Recor
     recorded = Recorded(reads)
     return recorded, {
         at: BlockPass(
-            edits=[edit for edit in edits if edit.point.layer == at],
+            edits=[edit for edit in upstream_first(edits) if edit.point.layer == at],
             reads=[point for point in reads.points if point.layer == at],
             recorded=recorded,
             shape=(reads.columns.shape[0], n_pos),
         )
         for at in sorted({point.layer for point in (*reads.points, *(edit.point for edit in edits))})
     }
+
+
+def upstream_first(edits: Sequence[Edit]) -> list[Edit]:
+    """Edits in their order, but those of ``resid_mid`` last: they share a module with ``attn_out``, which is upstream.
+
+    Else the other rows of a batch, whose edits are stacked with a row's own, would decide which of the two comes first.
+    """
+    return sorted(edits, key=lambda edit: edit.point.stream == "resid_mid")
 
 
 class BlockPass:

@@ -19,7 +19,7 @@ from torch import Tensor
 from probe.models.configuration import read_shape
 from probe.models.edits import Edit
 from probe.models.hf import ForwardInputs, HFBackend, facts_of
-from probe.models.hooks import span_weights
+from probe.models.hooks import span_weights, upstream_first
 from probe.models.layers import find_blocks
 from probe.models.points import HookPoint
 from probe.models.protocol import Forward, ModelFacts, Reads
@@ -185,7 +185,7 @@ class _Traces:
     def _steps(self, reads: Reads, edits: Sequence[Edit]) -> tuple[list[HookPoint], list[tuple[Any, ...]]]:
         """What is done at each place that is met, as plain tuples; and the points that are read, in their order."""
         met: list[HookPoint] = []
-        steps = []
+        steps, edits = [], upstream_first(edits)
         for layer, places in enumerate(self._places):
             here = {point.stream for point in (*reads.points, *(e.point for e in edits)) if point.layer == layer}
             for place in places:

@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from probe.models.tensors import first_argument, first_tensor
+from probe.values import ModelError
 
 _LENGTH = 6
 _SLACK = 2
@@ -78,6 +79,9 @@ def find_streams(model: Any, blocks: nn.ModuleList) -> tuple[Streams, Any]:
 
     The forward has two rows, which share their last token's input to every block and no earlier one: what still differs
     there came from other tokens.
+
+    Raises:
+        ModelError: the blocks are not given one vector for each token.
     """
     text = model.config.get_text_config(decoder=True)
     ids = torch.arange(2 * _LENGTH).reshape(2, _LENGTH).remainder(text.vocab_size).to(model.device)
@@ -140,7 +144,12 @@ class _Watch:
 
     def _enter(self, _module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         argument = first_argument(args, kwargs)
-        assert argument is not None
+        if argument is None or argument.value.dim() != 3:
+            found = "no tensor" if argument is None else f"shape {list(argument.value.shape)}"
+            raise ModelError(
+                f"a block is given its residual stream as [batch, pos, d_model], and those of "
+                f"{self._config.model_type} are given {found}; this architecture is not supported"
+            )
         hidden = argument.value.clone()
         hidden[1, -1] = hidden[0, -1]
         self._pre = hidden.clone()

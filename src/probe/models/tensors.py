@@ -53,4 +53,6 @@ def first_tensor(output: Any) -> Tensor | None:
 
 def with_first(output: Any, value: Tensor) -> Any:
     """A module's output with other activations."""
+    if isinstance(output, list):
+        return [value, *output[1:]]
     return (value, *output[1:]) if isinstance(output, tuple) else value

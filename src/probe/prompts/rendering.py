@@ -25,8 +25,8 @@ class Prompt:
     """A rendered prompt with the places that sites read.
 
     ``persona_span`` and ``case_span`` are ``[start, end)`` in characters of ``text``, None where the text does not
-    stand there verbatim. ``persona_end`` is the index of the last token that overlaps the persona's text and
-    ``case_tokens`` the ``[start, end)`` of the tokens wholly inside the case's text; both are None where absent.
+    stand there verbatim. ``persona_tokens`` is the ``[start, end)`` of the tokens that overlap the persona's text and
+    ``case_tokens`` that of the tokens wholly inside the case's text; both are None where absent.
     ``literal`` says that structural tokens which persona or case name were read as the plain text they are.
     """
 
@@ -34,9 +34,14 @@ class Prompt:
     token_ids: tuple[int, ...]
     persona_span: tuple[int, int] | None
     case_span: tuple[int, int] | None
-    persona_end: int | None
+    persona_tokens: tuple[int, int] | None
     case_tokens: tuple[int, int] | None
     literal: bool = False
+
+    @property
+    def persona_end(self) -> int | None:
+        """The index of the last token that overlaps the persona's text."""
+        return None if self.persona_tokens is None else self.persona_tokens[1] - 1
 
     @property
     def prompt_sha(self) -> str:
@@ -149,7 +154,7 @@ class PromptBuilder:
             token_ids=prefixed.ids,
             persona_span=persona_span,
             case_span=case_span,
-            persona_end=_last_overlapping(encoded.offsets, persona_span),
+            persona_tokens=_overlapping(encoded.offsets, persona_span),
             case_tokens=_wholly_inside(encoded.offsets, case_span),
             literal=literal,
         )
@@ -272,11 +277,11 @@ def _only_occurrence(rendered: str, text: str | None) -> tuple[int, int] | None:
     return start, start + len(wanted)
 
 
-def _last_overlapping(offsets: Sequence[tuple[int, int]], span: tuple[int, int] | None) -> int | None:
+def _overlapping(offsets: Sequence[tuple[int, int]], span: tuple[int, int] | None) -> tuple[int, int] | None:
     if span is None:
         return None
     hits = [i for i, (start, end) in enumerate(offsets) if start < span[1] and end > span[0]]
-    return hits[-1] if hits else None
+    return (hits[0], hits[-1] + 1) if hits else None
 
 
 def _wholly_inside(offsets: Sequence[tuple[int, int]], span: tuple[int, int] | None) -> tuple[int, int] | None:

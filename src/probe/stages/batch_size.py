@@ -76,7 +76,7 @@ def fitting_batch(preparation: Preparation, free: int) -> int:
     """The size that the device's rule names, halved until what a run is estimated to add fits into free memory."""
     resolved, size = preparation.resolved, preparation.resolved.batch_size
     while size > 1:
-        estimated = memory_bytes(replace(resolved, batch_size=size), preparation.cells.jobs, 0, libraries=0)
+        estimated = memory_bytes(replace(resolved, batch_size=size), preparation.cells.jobs, 0, process=0)
         if estimated.on_device <= _SPARE * free:
             break
         size //= 2

@@ -81,13 +81,22 @@ def run_metrics(
     folder = figures_path(name, out)
     table = cells(source, question)
     if question.site != behaviour.DEFAULT_SITE:
-        say(f"the latent label is read at the site {question.site}")
+        say(_told_of_site(table, question))
     if several := mixed_parsers(table):
         say(several)
     tables = behaviour_tables(source, question)
     show_metrics(tables, table, equal_mass=question.equal_mass)
     show_behaviour(tables)
     announce_files(folder, save_tables(folder, vars(tables)))
+
+
+def _told_of_site(table: pd.DataFrame, question: Question) -> str:
+    """Where the latent label is read, and how many cells have none there."""
+    lack = int((behaviour.read_outcomes(table, **question.labels).latent < 0).sum())
+    told = f"the latent label is read at the site {question.site}"
+    if not lack:
+        return told
+    return f"{told}; {lack:,} of {len(table):,} cells lack it and enter no latent figure, which a persona can bring about"
 
 
 def run_rankings(target: Path, *, base: str | None, out: Path | None, columns: Mapping[str, str]) -> None:

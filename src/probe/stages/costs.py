@@ -6,6 +6,8 @@ It assumes the most that the study allows: answers of ``max_new_tokens`` and eve
 from __future__ import annotations
 
 import os
+import resource
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +21,6 @@ if TYPE_CHECKING:
 ROW_OVERHEAD_BYTES = 4096
 """Rough bytes of a row beside its residuals: tokens, text, label reads, checksums and its line of the row table."""
 
-LIBRARIES = 430 * 2**20
-"""What the process of a run on the CPU holds beside its plan, as measured: interpreter, torch, transformers."""
-
-_PLANNED_TOKEN, _PLANNED_ROW = 40, 4096
-"""What a plan holds of each prompt token (an integer and a reference to it, and its text), and of each row."""
-
 _FP32 = 4
 _LOGIT_COPIES = 3
 """The logits of a step, in fp32, and what is made of them to read labels."""
@@ -36,8 +32,8 @@ _SHARDS_HELD = 3
 @dataclass(frozen=True)
 class Memory:
     """Bytes at the peak of a run. ``weights``, ``cache`` and ``working`` lie on the device that computes, ``records``
-    in main memory; on the CPU these are one, and ``process`` is what the process itself holds. ``files`` are weights
-    that are held beside what is made of them, before anything runs."""
+    in main memory; on the CPU these are one, and ``process`` is what the process holds before it loads the model.
+    ``files`` are weights that are held beside what is made of them, before anything runs."""
 
     process: int
     weights: int
@@ -62,14 +58,14 @@ def disk_bytes(resolved: Resolved, jobs: Sequence[Job]) -> int:
     return len(jobs) * (resolved.row_bytes + ROW_OVERHEAD_BYTES) + 4 * tokens
 
 
-def memory_bytes(resolved: Resolved, jobs: Sequence[Job], rows_per_shard: int, *, libraries: int = LIBRARIES) -> Memory:
-    """The peak of a run that holds ``batch_size`` rows at a time, in a process that holds its ``libraries``."""
+def memory_bytes(resolved: Resolved, jobs: Sequence[Job], rows_per_shard: int, *, process: int) -> Memory:
+    """The peak of a run that holds ``batch_size`` rows at a time, in a process that holds ``process`` bytes before."""
     from probe.stages.resolution import BYTES
 
     footprint, itemsize = resolved.footprint, BYTES[resolved.compute_dtype]
     rows = min(resolved.batch_size, len(jobs))
     return Memory(
-        process=libraries + sum(_PLANNED_ROW + _PLANNED_TOKEN * len(job.prompt.token_ids) for job in jobs),
+        process=process,
         weights=resolved.weight_bytes,
         files=resolved.source.weight_bytes if footprint.stored != resolved.compute_dtype else 0,
         cache=rows * _columns(resolved, jobs) * footprint.cached * itemsize,
@@ -87,9 +83,12 @@ def working_bytes(footprint: Footprint, rows: int, fed: int, columns: int, items
 
 
 def _columns(resolved: Resolved, jobs: Sequence[Job]) -> int:
-    """The tokens that the cache has room for in each row: those of the longest prompt and answer."""
-    longest = max((len(job.prompt.token_ids) for job in jobs), default=0) + resolved.study.generation.max_new_tokens
-    return longest if resolved.shape.context is None else min(longest, resolved.shape.context)
+    """The tokens that the cache has room for in each row, where the longest prompt has the longest answer."""
+    from probe.capture.slots import columns_at_most
+
+    longest = max((len(job.prompt.token_ids) for job in jobs), default=0)
+    new, context = resolved.study.generation.max_new_tokens, resolved.shape.context
+    return columns_at_most(longest, new if context is None else max(min(new, context - longest), 0))
 
 
 def _fed(resolved: Resolved, jobs: Sequence[Job]) -> int:
@@ -98,6 +97,15 @@ def _fed(resolved: Resolved, jobs: Sequence[Job]) -> int:
 
     longest = max((len(job.prompt.token_ids) for job in jobs), default=0)
     return min(max(fed_at_once(resolved.device), longest), resolved.batch_size * longest)
+
+
+def held_bytes() -> int:
+    """Main memory that this process holds at the moment; where the system does not tell, the most that it ever held."""
+    statm = Path("/proc/self/statm")
+    if statm.exists():
+        return int(statm.read_text("ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
 
 
 def free_bytes() -> int:

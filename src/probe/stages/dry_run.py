@@ -13,7 +13,7 @@ from probe.behaviour.power import detectable_difference
 from probe.capture.planning import Job
 from probe.report.numbers import plural
 from probe.stages.batch_size import with_open_batch
-from probe.stages.costs import memory_bytes
+from probe.stages.costs import held_bytes, memory_bytes
 from probe.stages.places import store_path
 from probe.stages.preparation import Preparation, prepare
 from probe.stages.terminal import console, say
@@ -84,7 +84,7 @@ def _memory_text(preparation: Preparation) -> str:
     """The peak on the device that computes, and what it is made of."""
     resolved, jobs = preparation.resolved, preparation.cells.jobs
     per_shard = -(-len(preparation.cells.rows) // max(preparation.n_shards, 1))
-    needed = memory_bytes(resolved, jobs, per_shard)
+    needed = memory_bytes(resolved, jobs, per_shard, process=held_bytes())
     parts = f"weights {_mib(needed.weights)} ({resolved.compute_dtype}), keys and values {_mib(needed.cache)}"
     parts += f", a step {_mib(needed.working)}"
     if needed.on_cpu:

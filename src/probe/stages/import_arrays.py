@@ -17,7 +17,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from probe.values import ProbeError
+from probe.values import STREAMS, ProbeError
 
 NAMING = "resid.<position>.L<nn> (nn the residual point), resid_post.<position>.L<nn> (nn the block) or rows.<position>"
 SUFFIXES = (".npy", ".safetensors", ".pt", ".pth")
@@ -92,6 +92,11 @@ def find_activations(paths: Sequence[Path], name_map: Path | None = None) -> Sav
 
 def _site(array: SavedArray) -> tuple[str, int]:
     match = _NAME.fullmatch(array.name)
+    if match is None and array.name.split(".")[0] in STREAMS[1:]:
+        raise ProbeError(
+            f"residual points alone can be imported in this version; found {array.name!r} in {array.where}: move it "
+            "away, or name the arrays that are wanted with --map"
+        )
     if match is None:
         near = difflib.get_close_matches(array.name, ["resid.prompt_end.L00", "resid.answer.L00", "rows.answer"], n=1)
         hint = f" (as in {near[0]!r})" if near else ""

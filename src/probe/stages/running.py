@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -80,21 +81,23 @@ def _shard_work(
 ) -> Callable[[list[Job], Callable[[int], None]], None]:
     from probe.capture import capture_shard
 
-    told: list[int] = []
+    fitting = capturer
 
     def work(jobs: list[Job], on_rows: Callable[[int], None]) -> None:
+        nonlocal fitting
+
         def advance(rows: int) -> None:
             committing.check()  # a disk that is full ends the run now, not after this shard
             on_rows(rows)
 
-        result = capture_shard(capturer, jobs, advance)
-        smaller = result.batches[1:]
-        if smaller and not told:
-            told.append(smaller[0])
+        result = capture_shard(fitting, jobs, advance)
+        if len(result.batches) > 1:
             notice(
-                f"out of memory with batches of {capturer.batch_size}; shards go on with {smaller[0]} and fewer where "
-                "they must (the run's record has each; --batch-size sets another)"
+                f"out of memory with batches of {result.batches[0]}; the rest of the shard ran with "
+                f"{result.batches[-1]}, and the next begins with {result.batches[1]} (the run's record has each; "
+                "--batch-size sets another)"
             )
+            fitting = replace(capturer, batch_size=result.batches[1])
 
         def commit() -> None:
             if result.records:

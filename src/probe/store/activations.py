@@ -57,7 +57,7 @@ class ActivationCache(Mapping[Name, np.ndarray]):
         """
         place = self._place(name)
         if place is None or place not in self.places:
-            raise UnknownName(f"no captured residual point is called {name!r}; the cache holds {', '.join(self.names)}")
+            raise UnknownName(f"nothing that was captured is called {name!r}; the cache holds {', '.join(self.names)}")
         return self.read(*place)
 
     @staticmethod

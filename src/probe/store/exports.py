@@ -137,7 +137,7 @@ def export_numpy(selection: Selection, out: str | Path) -> Path:
 
     Other streams stand beside it as ``<stream>.<position>.L<nn>.npy``, where nn is the block.
     ``rows.<position>.npy`` holds the line of the table that each entry belongs to, where not all rows have the
-    position. ``probe store import`` reads such a folder.
+    position. ``probe store import`` reads such a folder, where it holds no stream but the residual.
 
     Raises:
         ProbeError: ``out`` exists.
