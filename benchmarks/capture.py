@@ -16,7 +16,6 @@ import argparse
 import json
 import os
 import platform
-import re
 import statistics
 import subprocess
 import sys
@@ -101,6 +100,8 @@ def main() -> int:
     torch.set_num_threads(1)
     if chosen.memory:
         return tell_memory(chosen.memory[0], Machine(Path(chosen.memory[1]), chosen.device, chosen.dtype), chosen.quick)
+    if chosen.write:
+        around(chosen.write)  # a page without marks is refused before the hours, not after them
     said: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
         machine = Machine(Path(folder), chosen.device, chosen.dtype, chosen.clock)
@@ -302,11 +303,16 @@ def tell(said: list[str], text: str) -> None:
 
 def keep(page: Path, said: Sequence[str]) -> None:
     """Put what was said between the marks of a page."""
-    text, (start, end) = page.read_text("utf-8"), MARKS
-    pattern = re.compile(f"{re.escape(start)}.*?{re.escape(end)}", re.DOTALL)
-    assert pattern.search(text), f"{page} has no {start.strip()}"
-    content = start + "\n".join(said).rstrip("\n") + "\n" + end
-    page.write_text(pattern.sub(lambda _: content, text), "utf-8")
+    before, after = around(page)
+    page.write_text(before + "\n".join(said).rstrip("\n") + "\n" + after, "utf-8")
+
+
+def around(page: Path) -> tuple[str, str]:
+    """A page up to the end of its first mark, and from its second on."""
+    before, start, rest = page.read_text("utf-8").partition(MARKS[0])
+    _, end, after = rest.partition(MARKS[1])
+    assert start and end, f"{page} lacks the marks {' '.join(mark.strip() for mark in MARKS)}"
+    return before + start, end + after
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from probe.models.caches import CacheLayout, KeyValueLayer, SlotCache
 from probe.models.points import residual_points
 from tests.capture.architectures import backend, prompts
 from tests.capture.lettered_ids import EveryThird
-from tests.capture.matrix_passes import LABELS
+from tests.capture.matrix_rows import LABELS
 
 LENGTHS = (19, 23, 14, 30, 17, 26, 21)
 

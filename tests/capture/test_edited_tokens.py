@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ def spans(scene: SiteScene, job: Job) -> list[tuple[int, int]]:
     ids = job.prompt.token_ids
     ends = [len(scene.tokenizer.decode(ids[:n], clean_up_tokenization_spaces=False)) for n in range(len(ids) + 1)]
     assert ends[-1] == len(job.prompt.text)
-    return list(zip(ends[:-1], ends[1:], strict=True))
+    return list(pairwise(ends))
 
 
 def named_tokens(scene: SiteScene, job: Job, n_new: int) -> dict[str, set[int]]:
@@ -78,12 +79,12 @@ def plain(scene: SiteScene, ids: tuple[int, ...], vector: np.ndarray, acting: se
 def edited(
     scene: SiteScene, vector: np.ndarray, condition: dict[str, Any]
 ) -> Iterator[tuple[str, Job, CellRecord, tuple[int, ...]]]:
-    """Every rule on every case, all in one pass."""
+    """Every rule on two cases, all in one pass."""
     jobs = []
     for position in EDIT_POSITIONS:
         own = Intervention(LAYER, "add", vector, position=position)
         placement = scene.planned._builder.resolve_placement(condition.get("placement", "auto"))
-        planned = scene.jobs(**{**condition, "placement": placement}, intervention=own.sha256)
+        planned = scene.jobs(**{**condition, "placement": placement}, intervention=own.sha256)[:2]
         jobs += [replace(job, interventions=(own,)) for job in planned]
     for job, record in zip(jobs, scene.capture(jobs), strict=True):
         yield job.interventions[0].position, job, record, (*job.prompt.token_ids, *record.gen_tokens)

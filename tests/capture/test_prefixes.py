@@ -67,6 +67,13 @@ def test_draws_of_one_prompt_share_all_of_it_but_its_last_token() -> None:
         assert {each.n_prefix} == {rows[i].length - 1 for i in each.rows}
 
 
+def test_prompts_that_each_go_on_from_the_one_before_are_no_deeper_than_python_allows() -> None:
+    rows = [row([7] * n) for n in range(1, 1500)]
+    clusters = share_prefixes(rows, PLAIN)
+    assert sorted(index for each in clusters for index in each.rows) == list(range(len(rows)))
+    assert fed(rows, clusters) < 0.6 * sum(one.length for one in rows)
+
+
 def test_nothing_is_shared_where_it_does_not_pay() -> None:
     rng = np.random.default_rng(0)
     text = tokens(rng, WORTH - 1)

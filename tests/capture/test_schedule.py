@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from probe.capture import PassInput, PassSettings, prefixes, run_pass, stream_pass
+from probe.capture import PassInput, PassSettings, prefixes, run_pass, slots, stream_pass
 from probe.capture.forks import Fork
 from probe.capture.raw_rows import RawRow
 from probe.models.points import residual_points
@@ -18,7 +20,7 @@ from probe.models.protocol import Backend, Forward, Reads
 from probe.prompts import Reopening
 from tests.capture.architectures import backend, prompts
 from tests.capture.lettered_ids import EveryThird
-from tests.capture.matrix_passes import LABELS
+from tests.capture.matrix_rows import LABELS
 from tests.capture.reference import greedy
 
 LENGTHS = (19, 23, 14, 30, 17, 26, 21)
@@ -96,6 +98,45 @@ def test_rows_are_given_as_they_end() -> None:
     assert list(stream_pass(model, [], settings_of(model), EveryThird(), batch_size=7)) == []
 
 
+def test_what_a_row_gave_holds_nothing_of_the_rows_that_it_ran_with() -> None:
+    model, rows = backend("llama", "hf"), rows_of("llama", forks=FORKS[:1])
+    for raw in passed(model, rows, 7, "prompt_end", "persona_end", "case_mean", "response_mean"):
+        kept = [*raw.values.values(), *(value for step in raw.letter_steps for value in step.values.values())]
+        kept += [value for fork in raw.forks.values() for value in fork.values.values()]
+        assert len(kept) >= 4
+        assert all(value.untyped_storage().nbytes() == value.numel() * value.element_size() for value in kept)
+
+
+def test_the_cache_of_a_prefix_is_gone_when_its_last_row_has_entered(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[weakref.ref[Any]] = []
+    run = slots.Slots.prefix
+
+    def prefix(self: slots.Slots, row: PassInput, n_tokens: int) -> slots.Prefix:
+        found = run(self, row, n_tokens)
+        made.append(weakref.ref(found.cache))
+        return found
+
+    monkeypatch.setattr(slots.Slots, "prefix", prefix)
+    model, rows = backend("llama", "hf"), rows_of("llama")
+    alive = []
+    for _ in stream_pass(model, rows, settings_of(model), EveryThird(), batch_size=3):
+        gc.collect()
+        alive.append([each() is not None for each in made])
+    assert alive[0] == [True]  # rows of it still wait
+    assert alive[-1] == [False]
+
+
+def test_no_step_asks_the_device_which_logits_it_keeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*args: Any, **kwargs: Any) -> Any:
+        raise AssertionError("the host would wait for the device")
+
+    model, rows = backend("llama", "hf"), rows_of("llama")
+    monkeypatch.setattr(torch, "unique", refused)
+    assert all(raw.stop for raw in passed(model, rows, 3))
+    with pytest.raises(AssertionError, match="wait for the device"):  # the control: a fork keeps several columns
+        passed(model, rows_of("llama", forks=FORKS[:1]), 3)
+
+
 @pytest.mark.parametrize("name", ["llama", "mistral_window", "qwen3_next", "mamba2"])
 def test_forks_leave_no_trace(name: str) -> None:
     model = backend(name, "hf")
@@ -135,16 +176,17 @@ def test_a_given_answer_gives_what_the_row_that_generated_it_gave(name: str) -> 
                 torch.testing.assert_close(step.values["resid"], same.values["resid"], rtol=1e-4, atol=1e-4)
 
 
-def test_a_failed_pass_leaves_nothing_behind() -> None:
+@pytest.mark.parametrize("error", [MemoryError, KeyboardInterrupt])
+def test_a_failed_pass_leaves_nothing_behind(error: type[BaseException]) -> None:
     class Failing(Counting):
         def forward(self, *args: Any, **kwargs: Any) -> Forward:
             if len(self.shapes) == 6:
-                raise MemoryError
+                raise error
             return super().forward(*args, **kwargs)
 
     model, rows = backend("llama", "hf"), rows_of("llama")
     before = passed(model, rows, 3)
-    with pytest.raises(MemoryError):
+    with pytest.raises(error):
         passed(Failing(model), rows, 3)
     for one, other in zip(passed(model, rows, 3), before, strict=True):
         assert one.tokens == other.tokens

@@ -9,10 +9,11 @@ import torch
 
 from probe.capture.raw_rows import LetterStep, RawRow
 from probe.capture.shards import _answer_step
-from probe.prompts import parse_answer
+from probe.prompts import LabelTokens, parse_answer
 from probe.values import LabelRead
 
 LETTERS, TEXTS = ("A", "B", "C"), ("home", "clinic", "emergency")
+LABELS = LabelTokens(LETTERS, ((1,), (2,), (3,)))
 
 
 class Pieces:
@@ -33,7 +34,7 @@ def step_of(pieces: list[str], at: int) -> LetterStep | None:
     )
     parsed = parse_answer("".join(pieces), LETTERS, texts=TEXTS)
     assert parsed.letter == "C"
-    return _answer_step(Pieces(pieces), raw, parsed)
+    return _answer_step(Pieces(pieces), LABELS, raw, parsed)
 
 
 def test_a_letter_has_its_step_and_an_options_words_have_none_even_as_the_first_token() -> None:

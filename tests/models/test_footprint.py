@@ -48,6 +48,30 @@ def test_parameters_are_counted_in_the_headers_whatever_the_configuration_says_o
     assert (told.dtype, told.stored, told.parameters) == ("float32", "bfloat16", found.parameters)
 
 
+@pytest.mark.parametrize("largest", ["1GB", "20KB"])
+def test_the_same_weights_in_another_layout_beside_those_that_are_loaded_count_once(
+    tmp_path: Path, largest: str
+) -> None:
+    folder = save_tiny_model(tmp_path / "m", "llama")
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    whole = (folder / "model.safetensors").rename(tmp_path / "whole")
+    model.save_pretrained(folder, max_shard_size=largest)
+    source, n_files = find_model(str(folder)), len(list(folder.glob("*.safetensors")))
+    assert (n_files == 1) == (largest == "1GB")  # else the index was not tested
+    before = read_footprint(source), source.weight_bytes
+    assert before[0].parameters == sum(parameter.numel() for parameter in model.parameters())
+    whole.rename(folder / "consolidated.safetensors")
+    assert (read_footprint(source), source.weight_bytes) == before
+
+
+def test_an_index_without_a_map_of_weights_is_refused_by_its_path(tmp_path: Path) -> None:
+    folder = save_tiny_model(tmp_path / "m", "llama")
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
+    (folder / "model.safetensors.index.json").write_text("{}", "utf-8")
+    with pytest.raises(ModelError, match=r"model\.safetensors\.index\.json names no files of weights"):
+        read_footprint(find_model(str(folder)))
+
+
 def test_a_file_that_is_cut_short_is_refused_by_its_path(tmp_path: Path) -> None:
     folder = save_tiny_model(tmp_path / "m", "llama")
     weights = folder / "model.safetensors"

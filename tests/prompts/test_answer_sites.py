@@ -171,6 +171,21 @@ def test_labels_of_several_tokens_are_spelled_where_that_is_asked_and_refused_el
     )
 
 
+def test_a_refusal_of_labels_names_the_site_and_the_text_that_joins_them() -> None:
+    """As where a forced text ends in a space and the tokenizer writes the space with the letter."""
+    build = builder()
+    prompt = build.build(None, CASE, Condition())
+    for site in ("forced", "after_reasoning"):
+        assert AnswerSites(build, (site,), "Final answer:").reads(prompt, Condition())
+        with pytest.raises(LabelError, match=rf"^at the answer site '{site}': .*'nal answer: '.*let that text end"):
+            AnswerSites(build, (site,), "Final answer: ").reads(prompt, Condition())
+    plain = builder(CHATML.replace("assistant\n{%", "assistant {%"))
+    with pytest.raises(LabelError, match=r"^label 'A' changes the last tokens"):
+        AnswerSites(plain, ("after_reasoning",), "Final answer: ").reads(
+            plain.build(None, CASE, Condition()), Condition()
+        )
+
+
 def test_a_label_that_begins_another_is_refused_for_their_probabilities_would_overlap() -> None:
     with pytest.raises(LabelError, match="labels 'QZ' and 'QZX' share the tokens"):
         label_tokens(tiny_tokenizer(), "Answer:", ("QZ", "QZX"), score="continuation")

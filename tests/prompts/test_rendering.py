@@ -195,7 +195,7 @@ def test_a_template_that_asks_for_the_date_is_given_a_fixed_one() -> None:
 
 
 def test_a_prompt_that_ends_in_a_space_has_no_labels() -> None:
-    with pytest.raises(LabelError, match="let the prompt end without a space"):
+    with pytest.raises(LabelError, match="let that text end without a space"):
         label_tokens(tiny_tokenizer(), "Final answer: ", ("A", "B", "C"))
     assert label_tokens(tiny_tokenizer(), "Final answer:", ("A", "B", "C")).letters == ("A", "B", "C")
 

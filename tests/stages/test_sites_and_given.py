@@ -204,6 +204,15 @@ def test_the_tokens_command_shows_what_the_pass_reads(store: probe.Store, study_
             assert ids == {(option, (token,)) for option, own in zip(OPTIONS, read, strict=True) for token in own}
 
 
+def test_the_tokens_command_shows_the_first_cell_that_a_text_is_given_for(study_file: Path) -> None:
+    only = ["--json", "--set", "given={only: true, texts: [{case: '1', source: x, text: A}]}"]
+    told = json.loads(CliRunner().invoke(app, ["tokens", str(study_file), *only]).stdout)
+    assert [(cell["persona"], cell["case"]) for cell in told["cells"]] == [("none", "1"), ("nurse", "1")]
+    refused = CliRunner().invoke(app, ["tokens", str(study_file), *only, "--case", "0"])
+    assert isinstance(refused.exception, ProbeError)
+    assert "no text is given for the case '0'" in str(refused.exception)
+
+
 def test_the_tokens_command_shows_tables_and_one_persona_on_request(study_file: Path) -> None:
     shown = CliRunner().invoke(app, ["tokens", str(study_file), "--persona", "nurse", "--case", "2"])
     assert shown.exit_code == 0

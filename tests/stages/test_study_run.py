@@ -18,10 +18,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import probe
 from probe.capture import Capturer, Job, PassSettings
-from probe.capture.decoding import LetterStep, RawRow
+from probe.capture.raw_rows import LetterStep, RawRow
 from probe.capture.shards import _answer_step, _sites
+from probe.capture.site_forks import ForkedSites
 from probe.models import find_model
 from probe.models.loading import load_backend
+from probe.models.points import residual_points
 from probe.organism import CHECKPOINT
 from probe.prompts import LabelTokens, LetterVocabulary, Prompt, parse_answer
 from probe.stages.capture import capture
@@ -290,8 +292,9 @@ def test_a_letter_at_the_start_of_a_long_answer_keeps_its_site() -> None:
     text = "B. " + "He needs a visit and a nurse and a plan. " * 6
     tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
     read = LabelRead(np.log(np.array([0.1, 0.8, 0.1], np.float32)), 1.0, 0.5)
-    raw = RawRow(read, {"prompt_end": torch.zeros(7, 96)}, (400, "length"), tokens, "end")
-    step = _answer_step(tokenizer, raw, parse_answer(text, ("A", "B", "C")))
+    raw = RawRow(read, {("resid", "prompt_end"): torch.zeros(7, 96)}, (400, "length"), tokens, "end")
+    labels = LabelTokens(("A", "B", "C"), ((4,), (5,), (6,)))
+    step = _answer_step(tokenizer, labels, raw, parse_answer(text, labels.letters))
     assert step is not None
     assert step.index == 0
     assert step.read is read
@@ -299,21 +302,21 @@ def test_a_letter_at_the_start_of_a_long_answer_keeps_its_site() -> None:
 
 def test_an_answer_whose_rivals_have_no_token_keeps_its_residual_and_has_no_read() -> None:
     seen = LabelRead(np.array([-0.1, -2.0, -np.inf], np.float32), 0.9, 0.5)
-    step = LetterStep(4, torch.ones(7, 96), seen)
-    raw = RawRow(seen, {"prompt_end": torch.zeros(7, 96)}, (9, "length"), [1] * 9, "end")
-    settings = PassSettings(tuple(range(7)), ("prompt_end", "answer"), 9)
+    step = LetterStep(4, {"resid": torch.ones(7, 96)}, seen)
+    raw = RawRow(seen, {("resid", "prompt_end"): torch.zeros(7, 96)}, (9, "length"), [1] * 9, "end")
+    settings = PassSettings(residual_points(tuple(range(7))), ("prompt_end", "answer"), 9)
     tokenizer, letters = AutoTokenizer.from_pretrained(CHECKPOINT), ("A", "B", "C")
     backend = load_backend(find_model("organism"), backend="hf", dtype="auto", device="cpu", attention=None)
     vocabulary = LetterVocabulary(tokenizer, letters)
     capturer = Capturer(backend, tokenizer, vocabulary, letters, ("x", "y", "z"), settings, 1, "float32")
     row = PlannedRow(Cell("p", "c", Condition(rotation=1)), 0, "", "", 3)
     job = Job(row, Prompt("", (1, 2, 3), None, None, None, None), LabelTokens(("B", "C", "A"), ((5,), (6,), (4,))))
-    positions, resid, labels = _sites(capturer, job, raw, step)
+    positions, values, labels = _sites(capturer, job, raw, step, ForkedSites())
     assert positions == {"prompt_end": 2, "answer": 6}
-    assert float(resid["answer"].mean()) == 1.0
+    assert float(values["resid", "answer"].mean()) == 1.0
     assert "answer" not in labels
     whole = replace(step, read=replace(seen, logp=np.array([-0.1, -2.0, -3.0], np.float32)))
-    read = _sites(capturer, job, raw, whole)[2]["answer"]
+    read = _sites(capturer, job, raw, whole, ForkedSites())[2]["answer"]
     np.testing.assert_allclose(read.logp, [-2.0, -3.0, -0.1])  # in the order of the options, whose letters are B, C, A
 
 

@@ -183,7 +183,7 @@ def test_a_file_that_is_not_there_is_refused_by_its_name(tmp_path: Path) -> None
 
 def test_defaults_are_those_of_the_design(write: Callable[..., Path]) -> None:
     study = Study.load(write())
-    assert study.model == ModelSpec("organism", None, "auto", "auto", "hf", None, False)
+    assert study.model == ModelSpec("organism", None, "auto", "auto", "hf", False, None, False)
     assert study.conditions == ConditionSpec("first", (0,), "none", "auto")
     assert study.capture == CaptureSpec("all", ("prompt_end", "answer"), "auto", "auto", True)
     assert study.generation == GenerationSpec(1024, 0.0, 1.0, None, 1)

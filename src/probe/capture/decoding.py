@@ -115,6 +115,8 @@ class _Pass:
         rows = [self._rows[index] for index in group.rows]
         first, prefix = len(self._running), self._prefix_of(group.cluster, rows[0])
         forward = self._slots.enter(rows, prefix)
+        if not self._waiting.has_more_of(group.cluster):
+            self._prefix = (None, NO_PREFIX)
         self._slots.expect(self._waiting.longest)
         logits = forward.logits[:, 0]
         raws = self._after_prompt(rows, forward, prefix)
@@ -128,9 +130,8 @@ class _Pass:
         self._choose(first, logits, None)
 
     def _prefix_of(self, cluster: Cluster, row: PassInput) -> Prefix:
-        """The cluster's shared tokens, run when its first group enters and held until the next cluster's does."""
+        """The cluster's shared tokens, run when its first group enters and held until its last one has."""
         if self._prefix[0] is not cluster:
-            self._prefix = (None, NO_PREFIX)
             self._prefix = (cluster, self._slots.prefix(row, cluster.n_prefix) if cluster.n_prefix else NO_PREFIX)
         return self._prefix[1]
 

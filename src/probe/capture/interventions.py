@@ -44,7 +44,8 @@ class Interventions:
     def edits(self, rows: Sequence[PassInput], offsets: Sequence[int], width: int) -> tuple[Edit, ...]:
         """The edits of a forward whose first column is token ``offsets[i]`` of row i; negative ones are pads.
 
-        At one hook point each row's interventions act in their own order.
+        At one hook point each row's interventions act in their own order. ``attn_out`` comes before ``resid_mid``,
+        which is edited at the same place, whatever the rows of the batch have.
         """
         if not any(row.interventions for row in rows):
             return ()
@@ -58,7 +59,7 @@ class Interventions:
                 found.setdefault((turn, point, each.operator, size), [None] * len(rows))[i] = each
         tokens = torch.arange(width)[None] + torch.tensor(list(offsets))[:, None]
         made = []
-        for (_, point, operator, _), stacked in sorted(found.items(), key=lambda item: item[0][0]):
+        for (_, point, operator, _), stacked in sorted(found.items(), key=lambda item: (item[0][1], item[0][0])):
             where = self._where(rows, stacked, tokens)
             if bool(where.any()):
                 made.append(self._edit(point, operator, stacked, where.to(self._device)))
@@ -93,6 +94,7 @@ class Interventions:
     def _tensor(self, intervention: Intervention, name: str) -> Tensor:
         key = (intervention.sha256, name)
         if key not in self._moved:
-            array: Tensor = torch.as_tensor(getattr(intervention, name), dtype=torch.float32)
+            # A copy: arrays that were read from a file may be read-only, of which torch warns.
+            array = torch.tensor(getattr(intervention, name), dtype=torch.float32)
             self._moved[key] = array.to(self._device)
         return self._moved[key]

@@ -143,8 +143,10 @@ def plan_jobs(
             )
         # A given answer may fill the context to its last token; one that is generated needs room for a first one.
         if shape.context is not None and length + (job.given is None) > shape.context:
-            what = "prompt tokens leave no room" if job.given is None else "tokens of prompt and given text do not fit"
-            reason = f"{length} {what} in a context of {shape.context} tokens; shorten the case"
+            what, remedy = "prompt tokens leave no room", "shorten the case"
+            if job.given is not None:
+                what, remedy = "tokens of prompt and given text do not fit", "shorten the case or the text"
+            reason = f"{length} {what} in a context of {shape.context} tokens; {remedy}"
             refusals.append(Refusal(cell, job.row.prompt_sha, "PromptTooLong", reason))
         else:
             jobs.append(job)

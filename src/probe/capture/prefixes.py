@@ -34,7 +34,7 @@ def share_prefixes(rows: Sequence[PassInput], settings: PassSettings) -> list[Cl
     for _, same in groupby(sorted(range(len(rows)), key=lambda i: _kind(rows[i])), key=lambda i: _kind(rows[i])):
         ordered = sorted(same, key=lambda i: rows[i].token_ids)
         common = [_common(rows[a].token_ids, rows[b].token_ids) for a, b in pairwise(ordered)]
-        for first, last, depth in _split(common, [limits[i] for i in ordered], 0, len(ordered)):
+        for first, last, depth in _split(common, [limits[i] for i in ordered]):
             members = ordered[first:last]
             if depth * (len(members) - 1) >= WORTH:
                 clusters.append(Cluster(depth, _longest_first(rows, members)))
@@ -67,22 +67,28 @@ def _common(a: Sequence[int], b: Sequence[int]) -> int:
     return next((k for k, (one, other) in enumerate(zip(a, b, strict=False)) if one != other), min(len(a), len(b)))
 
 
-def _split(common: list[int], limits: list[int], first: int, last: int) -> list[tuple[int, int, int]]:
-    """``(first, last, depth)`` of the clusters of some neighbours in lexicographic order.
+def _split(common: list[int], limits: list[int]) -> list[tuple[int, int, int]]:
+    """``(first, last, depth)`` of the clusters of rows in lexicographic order.
 
-    ``common[i]`` tokens are shared by rows i and i + 1. Rows stay together unless their parts spare more tokens.
+    ``common[i]`` tokens are shared by rows i and i + 1. Rows stay together unless their parts spare more tokens. The
+    parts of parts are kept on a stack of our own: where each row begins with the one before, they go as deep as rows.
     """
-    if last - first == 1:
-        return [(first, last, 0)]
-    shared = min(common[first : last - 1])
-    depth = min(shared, min(limits[first:last]))
-    whole = [(first, last, depth)]
-    cuts = [i + 1 for i in range(first, last - 1) if common[i] == shared]
-    edges = [first, *cuts, last]
-    if len(edges) - 1 == last - first:
-        return whole
-    parts = [part for a, b in pairwise(edges) for part in _split(common, limits, a, b)]
-    return parts if _spared(parts) > _spared(whole) else whole
+    found: dict[tuple[int, int], list[tuple[int, int, int]]] = {}
+    todo = [(0, len(limits))]
+    while todo:
+        first, last = todo[-1]
+        shared = min(common[first : last - 1], default=0)
+        edges = [first, *(i + 1 for i in range(first, last - 1) if common[i] == shared), last]
+        parts = [] if len(edges) - 1 == last - first else list(pairwise(edges))
+        unknown = [part for part in parts if part not in found]
+        if unknown:
+            todo.extend(unknown)
+            continue
+        whole = [(first, last, min(shared, *limits[first:last]))]
+        split = [each for part in parts for each in found[part]]
+        found[first, last] = split if _spared(split) > _spared(whole) else whole
+        todo.pop()
+    return found[0, len(limits)]
 
 
 def _spared(clusters: list[tuple[int, int, int]]) -> int:

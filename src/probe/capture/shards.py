@@ -18,7 +18,7 @@ from probe.capture.raw_rows import LetterStep, RawRow
 from probe.capture.site_forks import ForkedSites, forked_sites, forks_of
 from probe.models.points import HookPoint
 from probe.models.protocol import Backend
-from probe.prompts import LetterVocabulary, Parsed, parse_answer, parser_name
+from probe.prompts import LabelTokens, LetterVocabulary, Parsed, parse_answer, parser_name
 from probe.study import LabelSpec
 from probe.values import DEFAULT_PARSER, CellRecord, LabelRead, ParserSettings, RowRefused, is_cut
 
@@ -147,7 +147,7 @@ def _record(capturer: Capturer, job: Job, raw: RawRow) -> CellRecord:
         settings=capturer.parser,
         reasoning_open=job.reasoning_open,
     )
-    step = _answer_step(capturer.tokenizer, job, raw, parsed)
+    step = _answer_step(capturer.tokenizer, job.labels, raw, parsed)
     forked = forked_sites(job, raw.prompt_read, raw.tokens, raw.forks)
     positions, values, labels = _sites(capturer, job, raw, step, forked)
     streams = dict.fromkeys(point.stream for point in capturer.settings.points)
@@ -201,7 +201,7 @@ def _noted(job: Job, raw: RawRow, forked: ForkedSites) -> dict[str, Any]:
     return found
 
 
-def _answer_step(tokenizer: Any, job: Job, raw: RawRow, parsed: Parsed) -> LetterStep | None:
+def _answer_step(tokenizer: Any, labels: LabelTokens, raw: RawRow, parsed: Parsed) -> LetterStep | None:
     """The step whose token wrote the accepted letter; None where an option's words stand for it, or it gave way.
 
     The first token's step is the end of the prompt, which is always kept. A letter of several tokens is found there
@@ -215,7 +215,7 @@ def _answer_step(tokenizer: Any, job: Job, raw: RawRow, parsed: Parsed) -> Lette
             len(tokenizer.decode(raw.tokens[:n], skip_special_tokens=True, clean_up_tokenization_spaces=False))
             for n in (step.index, step.index + 1)
         )
-        if before <= parsed.span[0] and (parsed.span[0] < upto if job.labels.spelled else parsed.span[1] <= upto):
+        if before <= parsed.span[0] and (parsed.span[0] < upto if labels.spelled else parsed.span[1] <= upto):
             return step
     return None
 

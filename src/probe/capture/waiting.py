@@ -43,6 +43,10 @@ class Waiting:
         """Prompt tokens of the longest row, 0 without any."""
         return max((self._rows[own[0]].length for _, own in self._clusters), default=0)
 
+    def has_more_of(self, cluster: Cluster) -> bool:
+        """Whether rows of the cluster that was taken from last still wait."""
+        return bool(self._clusters) and self._clusters[0][0] is cluster
+
     def take(self, free: int) -> Group:
         """The next group of at most ``free`` rows."""
         cluster, rows = self._clusters[0]

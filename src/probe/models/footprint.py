@@ -40,7 +40,7 @@ def read_footprint(source: ModelSource) -> Footprint:
     """The footprint of a model folder: configuration and headers of the weights.
 
     Raises:
-        ModelError: a header cannot be read, or the configuration is not one that transformers knows.
+        ModelError: a header or the index cannot be read, or the configuration is not one that transformers knows.
     """
     stored, parameters = _weights(source)
     config = _config(source)
@@ -92,7 +92,7 @@ def _config(source: ModelSource) -> Any:
 def _weights(source: ModelSource) -> tuple[str, int]:
     """The dtype of most elements, and how many elements there are."""
     counts: dict[str, int] = {}
-    for path in sorted(source.folder.glob("*.safetensors")):
+    for path in source.weight_files:
         try:
             with safe_open(path, framework="numpy") as file:
                 for name in file.keys():  # noqa: SIM118  # it is no mapping

@@ -29,9 +29,24 @@ class ModelSource:
     trust_remote_code: bool = False
 
     @property
+    def weight_files(self) -> list[Path]:
+        """The files that transformers loads; a folder may hold the same weights in another layout beside them."""
+        every = sorted(self.folder.glob("*.safetensors"))
+        whole, index = self.folder / "model.safetensors", self.folder / "model.safetensors.index.json"
+        if whole in every:
+            return [whole]
+        if not index.exists():
+            return every
+        try:
+            named = set(json.loads(index.read_text("utf-8"))["weight_map"].values())
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ModelError(f"{index} names no files of weights: {error}; fetch the model again") from error
+        return [path for path in every if path.name in named]
+
+    @property
     def weight_bytes(self) -> int:
         """Bytes of the weights on disk."""
-        return sum(path.stat().st_size for path in self.folder.glob("*.safetensors"))
+        return sum(path.stat().st_size for path in self.weight_files)
 
     @property
     def is_organism(self) -> bool:

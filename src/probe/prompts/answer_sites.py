@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -140,11 +141,14 @@ class AnswerSites:
 
     def _read(self, text: str, letters: tuple[str, ...], opened: bool) -> SiteReads:
         tokenizer, reasoning = self._builder.tokenizer, self._builder.task.parser.reasoning
-        reopener = None
+        labels, reopener = label_tokens(tokenizer, text, letters, score=self._score), None
         if "after_reasoning" in self._sites:
-            reopener = Reopener(tokenizer, self._forced, letters, reasoning=reasoning, opened=opened, score=self._score)
+            with _naming("after_reasoning"):
+                reopener = Reopener(
+                    tokenizer, self._forced, letters, reasoning=reasoning, opened=opened, score=self._score
+                )
         return SiteReads(
-            labels=label_tokens(tokenizer, text, letters, score=self._score),
+            labels=labels,
             forced=self._after(text, letters) if "forced" in self._sites else None,
             reopener=reopener,
             reasoning_open=opened,
@@ -158,7 +162,14 @@ class AnswerSites:
                 f"the forced text {self._forced!r} changes the last tokens of this prompt ({text[-12:]!r}), so it "
                 "cannot be fed after them; let labels.forced begin with a letter, or with a line break"
             )
-        try:
+        with _naming("forced"):
             return ForcedText(ids, label_tokens(tokenizer, text + self._forced, letters, score=self._score))
-        except LabelError as error:
-            raise LabelError(f"at the answer site 'forced': {error}") from error
+
+
+@contextmanager
+def _naming(site: str) -> Iterator[None]:
+    """Have a refusal of labels say at which site it arose."""
+    try:
+        yield
+    except LabelError as error:
+        raise LabelError(f"at the answer site {site!r}: {error}") from error

@@ -86,8 +86,8 @@ def _unreadable(tokenizer: Any, text: str, letters: Sequence[str], own: Sequence
         ids = continuation(tokenizer, text, letter, own)
         if ids is None:
             return LabelError(
-                f"label {letter!r} changes the last tokens of this prompt ({text[-12:]!r}), so no token stands for it "
-                "there; let the prompt end without a space"
+                f"label {letter!r} changes the last tokens of the text before it ({text[-12:]!r}), so no token "
+                "stands for it there; let that text end without a space"
             )
         if len(ids) > 1:
             return LabelError(

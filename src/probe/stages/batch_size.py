@@ -1,7 +1,7 @@
 """How many rows run at a time, where the study leaves it open. Knows memory; a device is asked through a meter.
 
 It is settled once, before a store has a plan, and written into the plan; whoever continues the store takes it from
-there. Memory that runs out all the same halves it for the rest of a shard.
+there. Memory that runs out all the same halves it for the rest of a shard, and once for the shards that follow.
 """
 
 from __future__ import annotations

@@ -96,7 +96,7 @@ def _told_of_site(table: pd.DataFrame, question: Question) -> str:
     told = f"the latent label is read at the site {question.site}"
     if not lack:
         return told
-    return f"{told}; {lack:,} of {len(table):,} cells lack it and enter no latent figure, which a persona can bring about"
+    return f"{told}; {lack:,} of {len(table):,} cells lack it and enter no latent figure (a persona can be the reason)"
 
 
 def run_rankings(target: Path, *, base: str | None, out: Path | None, columns: Mapping[str, str]) -> None:

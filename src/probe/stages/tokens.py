@@ -15,7 +15,7 @@ from probe.stages.resolution import Resolved, resolve
 from probe.stages.terminal import console, say
 from probe.stages.token_reads import CellTokens, cell_tokens, show_cell_tokens
 from probe.study import Study
-from probe.values import Cell, RowRefused
+from probe.values import Cell, ProbeError, RowRefused
 
 _LISTED = 24
 
@@ -64,9 +64,13 @@ def _of(resolved: Resolved, study: Study, cell: Cell) -> CellTokens:
 
 def _first_cells(study: Study, placement: str, persona: str | None, case: str | None) -> Iterator[Cell]:
     wanted = study.persona(persona).id if persona is not None else None
-    at = study.case(case).id if case is not None else study.cases[0].id
+    at = study.case(case).id if case is not None else None
     seen: set[str] = set()
     for cell in study.cells(placement):
-        if cell.case == at and cell.persona not in seen and wanted in (None, cell.persona):
+        if cell.persona not in seen and at in (None, cell.case) and wanted in (None, cell.persona):
             seen.add(cell.persona)
             yield cell
+    if not seen:
+        raise ProbeError(
+            f"no text is given for the case {at!r}, and `given.only` has no other cells; name another case"
+        )

@@ -17,8 +17,9 @@ OPERATORS = ("add", "ablate", "set", "patch")
 
 EDIT_POSITIONS = ("all", "prompt", "response", "prompt_end", "persona_end", "persona", "case")
 """At which tokens an intervention acts. ``prompt`` and ``response`` are all tokens of one; ``response`` begins with
-the first generated token. ``persona`` and ``case`` are the tokens of those texts; the rest are single tokens, as for
-sites."""
+the first generated token, and with what is fed in its place. ``persona`` are the tokens that overlap the persona's
+text, up to ``persona_end``; ``case`` those wholly inside the case's, as for ``case_mean``; the rest are single tokens,
+as for sites."""
 
 _ORTHONORMAL = 1e-4
 

@@ -20,9 +20,9 @@ LABEL_SITES = ("prompt_end", "forced", "answer", "after_reasoning")
 class AbsentSite(StrEnum):
     """Why a row has no such answer site: the words that its record keeps.
 
-    ``UNAVAILABLE``: the model's state cannot be copied, or cut back, at this place. ``NOT_CLOSED``, ``NO_REASONING``:
-    the answer leaves its reasoning open, or has none. ``MERGES``: the token that closes the reasoning belongs to what
-    follows too, or would join with the forced text.
+    ``UNAVAILABLE``: the model's state cannot be copied, or cut back, at this place, or the context has no room for the
+    text that is fed there. ``NOT_CLOSED``, ``NO_REASONING``: the answer leaves its reasoning open, or has none.
+    ``MERGES``: the token that closes the reasoning belongs to what follows too, or would join with the forced text.
     """
 
     UNAVAILABLE = "site_unavailable"
