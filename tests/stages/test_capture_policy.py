@@ -136,7 +136,7 @@ def test_a_row_that_is_not_finite_fails_the_run_goes_on_and_it_is_stored_on_requ
     assert set(failures["kind"]) == {"NonFinite"}
     assert failures["reason"].str.contains("prompt_end is not finite at point 0, 1").all()
     assert capture(study(), store=tmp_path / "s").exit_status == 3  # it is not tried again
-    assert capture(study(), store=tmp_path / "s", policy=CapturePolicy(retry_failed=True)).failed == 1  # place 0 of two rows
+    assert capture(study(), store=tmp_path / "s", policy=CapturePolicy(retry_failed=True)).failed == 1  # of two
     outcome = capture(study(), store=tmp_path / "s", policy=CapturePolicy(allow_nonfinite=True))
     assert (outcome.committed, outcome.failed, outcome.exit_status) == (8, 0, 0)
     marked = [record.nonfinite > 0 for record in open_store(tmp_path / "s").select().records()]
