@@ -42,7 +42,27 @@ class _Place:
     scale: float = 1.0
 
 
-class NNsightBackend:
+class _Traced:
+    """What both backends here share: every forward is one trace."""
+
+    facts: ModelFacts
+    _traces: _Traces
+
+    @torch.inference_mode()
+    def forward(
+        self,
+        ids: Int[Tensor, "batch pos"],
+        mask: Int[Tensor, "batch past_and_pos"],
+        reads: Reads,
+        *,
+        cache: Any = None,
+        edits: Sequence[Edit] = (),
+    ) -> Forward:
+        """See the protocol."""
+        return self._traces.run(self.facts, ids, mask, reads, cache, edits)
+
+
+class NNsightBackend(_Traced):
     """A model in this process, read and edited inside nnsight traces; one trace is one forward."""
 
     def __init__(self, hf: HFBackend, source: ModelSource, remote: bool | str = False) -> None:
@@ -57,21 +77,8 @@ class NNsightBackend:
         places = _places(traced, hf.model, hf.streams.blocks)
         self._traces = _Traces(library.save, traced, places, hf.inputs, remote)
 
-    @torch.inference_mode()
-    def forward(
-        self,
-        ids: Int[Tensor, "batch pos"],
-        mask: Int[Tensor, "batch past_and_pos"],
-        reads: Reads,
-        *,
-        cache: Any = None,
-        edits: Sequence[Edit] = (),
-    ) -> Forward:
-        """See the protocol."""
-        return self._traces.run(self.facts, ids, mask, reads, cache, edits)
 
-
-class NDIFBackend:
+class NDIFBackend(_Traced):
     """A model that NDIF hosts; here is its configuration. Residual points are read, and no cache is passed."""
 
     def __init__(self, source: ModelSource) -> None:
@@ -81,19 +88,6 @@ class NDIFBackend:
         self.facts = _hosted_facts(model, source)
         places = _places(traced, model, [None] * self.facts.shape.n_layers)
         self._traces = _Traces(library.save, traced, places, ForwardInputs(model), True)
-
-    @torch.inference_mode()
-    def forward(
-        self,
-        ids: Int[Tensor, "batch pos"],
-        mask: Int[Tensor, "batch past_and_pos"],
-        reads: Reads,
-        *,
-        cache: Any = None,
-        edits: Sequence[Edit] = (),
-    ) -> Forward:
-        """See the protocol."""
-        return self._traces.run(self.facts, ids, mask, reads, cache, edits)
 
 
 def require_library() -> Any:
