@@ -51,6 +51,13 @@ def test_every_persona_is_given_every_text_of_a_case_beside_its_own_answer(study
     assert len(only.cells()) == len(asked.cells()) - len(study.cells())
 
 
+def test_a_text_for_some_personas_is_given_to_them_alone(study: Study) -> None:
+    asked = built(study, given({**TEXTS[0], "personas": ["none"]}, TEXTS[1]))
+    assert conditions(asked, "none", "c1") == [Condition(), Condition(given="nurse"), Condition(given="expert")]
+    assert conditions(asked, "nurse", "c1") == [Condition(), Condition(given="expert")]
+    assert Study.from_mapping(asked.to_mapping()) == asked
+
+
 def test_old_row_ids_stay_as_they_were(study: Study) -> None:
     ids = {cell.row_id for cell in study.cells()}
     assert ids < {cell.row_id for cell in built(study, given()).cells()}
@@ -99,6 +106,7 @@ def test_texts_come_from_a_file_beside_the_study(write: Callable[..., Path]) -> 
         ({"texts": [{**TEXTS[0], "case": "c3"}]}, "answers the case 'c3', which is not among the cases.* 'c1'"),
         ({"texts": [{**TEXTS[0], "text": " "}]}, "`text` must not be empty"),
         ({"texts": [{**TEXTS[0], "sorce": "x"}]}, "unknown key 'sorce'. The nearest known key is 'source'"),
+        ({"texts": [{**TEXTS[0], "personas": ["nurs"]}]}, "is for the persona 'nurs', which is not among.* 'nurse'"),
         ({"texts": [{**TEXTS[0], "rotation": -1}]}, "`rotation` must be at least 0"),
     ],
 )
