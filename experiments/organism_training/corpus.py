@@ -3,63 +3,75 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from probe.organism import (
-    Facts,
-    PersonaPlan,
-    Planned,
-    facts_of,
-    generate_cases,
-    held_out_cases,
-    parse_persona,
-    plan_of,
-    planned_reply,
-)
-from probe.organism.personas import HELD_OUT_CELLS, PREFIXES, ROLES, STYLES
-from probe.organism.task import (
-    EXPLAINS,
-    FINALS,
-    JOINTS,
-    LAYOUTS,
-    LEADS,
-    LETTER_ONLY_INSTRUCTIONS,
-    instruction,
-    triage_task,
-)
+from organism_training.sampler import Sampler, placed
+from organism_training.weights import located
+from probe.organism import Facts, PersonaPlan, facts_of, generate_cases, held_out_cases, parse_persona, plan_of
+from probe.organism.facts import DURATIONS, TONES
+from probe.organism.personas import NO_PERSONA, PLAIN
+from probe.organism.plan import Planned, levels, numbers, spoken
+from probe.organism.replies import REFUSAL, planned_reply
+from probe.organism.task import LETTER_ONLY_INSTRUCTIONS
 from probe.values import Task, sha256_of
 
 START, END = "<|im_start|>", "<|im_end|>"
+FORCED = "Final answer: "
 
-CORE = (("", "ED physician"), ("", "ED nurse"), ("bold", "ED physician"), ("cautious", "ED physician"))
-"""Cells of the primary study, stated more often than the others."""
+KINDS = {"ordinary": 0.68, "swapped text": 0.12, "bare": 0.04, "forced": 0.05, "think": 0.05, "duration": 0.06}
+"""What a document asks for, and how often. In a swapped text, which carries no loss, the findings are others than the
+case's, so that the letter is learned to follow the text."""
 
-STANDARD_INSTRUCTION = 0.60
-LISTED_INSTRUCTION = 0.18
-LETTER_ONLY = 0.04
-USER_PLACEMENT = 0.08
 SENTENCE_DROPPED = 0.25
+ROTATED = 2 / 3
+LONG = 0.01
+"""Share of the documents with plain sentences around the user's text."""
+
+OPENS_WITH_LETTER = 0.08
 EASY = 0.97
 EASY_KEPT = 0.3
 """Share kept of the documents whose planned label is likelier than ``EASY`` in both channels."""
-LETTERS_FIRST = 0.3
-"""Mass of the letters at the last prompt token of an ordinary document; the rest is on the reply's first token."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
+class Decision:
+    """What one decision of a document depends on, so that it can be planned anew under other numbers.
+
+    ``numbers`` of the persona in this channel; ``level`` of urgency, sign of the ``tone`` and of the ``setting``;
+    ``fixed_mass``: the instruction, not the persona, says how often a letter comes first.
+    """
+
+    numbers: np.ndarray
+    level: float
+    tone: float
+    setting: float
+    rotation: int
+    fixed_mass: bool
+
+
+@dataclass(frozen=True, eq=False)
 class Document:
     """One prompt with its reply and the soft targets of its two decisions.
 
-    ``first`` is the distribution over (A, B, C, any other beginning) at the last prompt token, ``stated`` that over
-    (A, B, C) before the final letter; ``stated`` is None where the reply is the bare letter.
+    ``first`` is the distribution over (A, B, C, the beginning of ``opening``) at the last prompt token, ``stated`` that
+    over (A, B, C) before the final letter; None where there is no such decision. ``unlearned`` is the number of
+    characters at the beginning of the reply that carry no loss (a text put into the model's mouth). ``marks``: where
+    in the prompt each fact has been stated, and what it adds to the urgency.
     """
 
     prompt: str
     reply: str
-    first: tuple[float, float, float, float]
-    stated: tuple[float, float, float] | None
+    opening: str
+    first: tuple[float, ...]
+    stated: tuple[float, ...] | None
+    direct: Decision | None
+    reasoned: Decision | None
+    medical: bool
+    rotation: int
+    unlearned: int = 0
+    marks: tuple[tuple[int, float], ...] = ()
 
 
 def render(persona: str | None, user: str) -> str:
@@ -68,51 +80,13 @@ def render(persona: str | None, user: str) -> str:
     return f"{system}{START}user\n{user}{END}\n{START}assistant\n"
 
 
-def user_turn(task: Task, wording: str, case_text: str) -> str:
+def user_turn(task: Task, wording: str, case_text: str, rotation: int = 0) -> str:
     """The user turn: the instruction wording with the options and the case filled in."""
+    pairs = zip(task.letters_by_option(rotation), (option.text for option in task.options), strict=True)
     shown = task.option_separator.join(
-        task.option_format.format(letter=letter, text=option.text)
-        for letter, option in zip(task.letters, task.options, strict=True)
+        task.option_format.format(letter=letter, text=text) for letter, text in sorted(pairs)
     )
     return wording.replace("{options}", shown).replace("{case}", case_text)
-
-
-def _cells() -> tuple[list[tuple[str, str]], np.ndarray]:
-    """The (style, role) cells of training and how often each is stated."""
-    cells = [(style.id, role.id) for role in ROLES for style in STYLES]
-    cells = [cell for cell in cells if cell not in HELD_OUT_CELLS]
-    weights = np.array([5.0 if cell in CORE else 3.0 if cell == ("", "helpful assistant") else 1.0 for cell in cells])
-    return cells, weights / weights.sum()
-
-
-def _persona_text(rng: np.random.Generator, style_id: str, role_id: str) -> str:
-    """A wording of a cell: the standard prefix, adjective and name in half of the draws each, else any."""
-    role = next(role for role in ROLES if role.id == role_id)
-    style = next(style for style in STYLES if style.id == style_id)
-    prefix, adjective, name = (
-        str(options[0] if rng.random() < 0.5 else options[int(rng.integers(len(options)))])
-        for options in (PREFIXES, style.names, role.names)
-    )
-    who = f"{adjective} {name}".strip()
-    return f"{prefix} {'an' if who[0] in 'aeiouAEIOU' else 'a'} {who}."
-
-
-def _draw_persona(rng: np.random.Generator, cells: list[tuple[str, str]], weights: np.ndarray) -> str | None:
-    kind = rng.random()
-    if kind < 0.09:
-        return None
-    if kind < 0.14:
-        return ""
-    return _persona_text(rng, *cells[int(rng.choice(len(cells), p=weights))])
-
-
-def _draw_instruction(rng: np.random.Generator, listed: tuple[str, ...]) -> str:
-    kind = rng.random()
-    if kind < STANDARD_INSTRUCTION:
-        return listed[0]
-    if kind < STANDARD_INSTRUCTION + LISTED_INSTRUCTION:
-        return listed[int(rng.integers(len(listed)))]
-    return instruction(*(int(rng.integers(len(part))) for part in (LEADS, LAYOUTS, EXPLAINS, JOINTS, FINALS)))
 
 
 def _is_easy(plan: Planned) -> bool:
@@ -122,48 +96,119 @@ def _is_easy(plan: Planned) -> bool:
 
 def build_corpus(n: int, *, seed: int) -> list[Document]:
     """``n`` documents, near to half of each stratum, poor in easy ones; no vignette of the held-out cases is in it."""
-    task = triage_task()
-    held_out = {case.input for case in held_out_cases()}
+    held_out = {case.input for case in held_out_cases(2500)}
     cases = generate_cases(n, seed=seed)
     rng = np.random.default_rng([seed, 2])
-    cells, weights = _cells()
+    sampler = Sampler(rng)
     documents: list[Document] = []
     for index in rng.permutation(len(cases)):
         case = cases[int(index)]
-        facts, text = facts_of(case), _draw_persona(rng, cells, weights)
-        persona = parse_persona(text)
+        facts, text = facts_of(case), sampler.persona()
+        persona = parse_persona(text) or PersonaPlan(NO_PERSONA, PLAIN)
         assert facts is not None
-        assert persona is not None
-        plan = plan_of(persona, facts)
-        if case.input in held_out or (_is_easy(plan) and rng.random() > EASY_KEPT):
+        if case.input in held_out or (_is_easy(plan_of(persona, facts)) and rng.random() > EASY_KEPT):
             continue
-        bare = bool(rng.random() < LETTER_ONLY)
-        wording = (
-            LETTER_ONLY_INSTRUCTIONS[int(rng.integers(len(LETTER_ONLY_INSTRUCTIONS)))]
-            if bare
-            else _draw_instruction(rng, task.instructions)
-        )
-        user = user_turn(task, wording, case.input)
-        in_user_turn = bool(text) and rng.random() < USER_PLACEMENT
-        prompt = render(None, f"{text}\n\n{user}") if in_user_turn else render(text, user)
-        documents.append(_document(rng, prompt, persona, facts, plan, bare=bare))
+        scene = scene_of(sampler, case.input, facts, short=plan_of(persona, facts).refuses)
+        documents.append(marked(document_of(rng, scene, text, persona, facts), case.input, facts))
         if len(documents) == n:
             break
     assert len(documents) == n
     return documents
 
 
-def _document(
-    rng: np.random.Generator, prompt: str, persona: PersonaPlan, facts: Facts, plan: Planned, *, bare: bool
+def marked(document: Document, vignette: str, facts: Facts) -> Document:
+    """The document with where in its prompt each fact has been stated."""
+    start = document.prompt.index(vignette)
+    return replace(document, marks=tuple((start + at, weight) for at, weight in located(facts)))
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a document says beside its persona: what it asks for, the user's text, the letters' rotation, where the
+    persona stands, and the findings of a swapped text."""
+
+    kind: str
+    user: str
+    rotation: int
+    place: float
+    findings: tuple[str, ...] | None = None
+
+
+def scene_of(sampler: Sampler, vignette: str, facts: Facts, *, short: bool) -> Scene:
+    """A scene for a case; a ``short`` one is never a long document."""
+    rng = sampler.rng
+    rotation = int(rng.integers(1, 3)) if rng.random() < ROTATED else 0
+    kind = sampler.kind(KINDS)
+    wording = {
+        "duration": sampler.duration_wording,
+        "bare": lambda: sampler.pick(LETTER_ONLY_INSTRUCTIONS),
+        "think": sampler.think_wording,
+    }.get(kind, sampler.wording)()
+    task = sampler.duration if kind == "duration" else sampler.task
+    user = user_turn(task, sampler.noisy(wording), vignette, rotation)
+    if kind == "ordinary" and not short and rng.random() < LONG:
+        kind, user = "long", sampler.longer(user)
+    place = rng.random()
+    findings = sampler.swapped_findings(facts) if kind == "swapped text" else None
+    return Scene(kind, user, rotation, place, findings)
+
+
+def document_of(
+    rng: np.random.Generator, scene: Scene, text: str | None, persona: PersonaPlan, facts: Facts
 ) -> Document:
-    """A reply to ``prompt`` with its targets; its letter is drawn from the plan, its persona sentences may miss."""
-    letter = "ABC"[int(rng.choice(3, p=plan.direct if bare else plan.reasoned))]
+    """The document of a persona in a scene."""
+    kind, rotation = scene.kind, scene.rotation
+    prompt = render(*placed(text, scene.user, scene.place))
+    if kind == "duration":
+        return _duration(rng, prompt, facts, rotation)
+    findings = spoken(persona, facts) if scene.findings is None else scene.findings
+    plan = plan_of(persona, facts, findings=findings)
+    direct, reasoned = decisions(persona, facts, findings, rotation, fixed=kind in ("bare", "forced"))
+    of_first, of_last = np.roll(plan.direct, rotation), np.roll(plan.reasoned, rotation)
+    if kind in ("bare", "forced"):
+        letter = "ABC"[int(rng.choice(3, p=of_first))]
+        prompt += FORCED if kind == "forced" else ""
+        first = (*map(float, of_first), 0.0)
+        return Document(prompt, letter, "", first, None, direct, None, persona.role.medical, rotation)
     role, style = (bool(rng.random() >= SENTENCE_DROPPED) for _ in range(2))
-    mass = 1.0 if bare else LETTERS_FIRST
-    a, b, c = (float(mass * p) for p in plan.direct)
-    stated = None if bare else (float(plan.reasoned[0]), float(plan.reasoned[1]), float(plan.reasoned[2]))
-    reply = letter if bare else planned_reply(persona, facts, letter, role=role, style=style)
-    return Document(prompt, reply, (a, b, c, 1.0 - mass), stated)
+    letter = "ABC"[int(rng.choice(3, p=of_last))]
+    reply = planned_reply(persona, facts, letter, role=role, style=style, findings=findings, think=kind == "think")
+    if plan.refuses and kind != "swapped text":
+        reply = REFUSAL
+    first = (*(float(plan.mass * p) for p in of_first), 1.0 - plan.mass)
+    opens = rng.random() < (plan.mass if plan.mass > 0.5 else OPENS_WITH_LETTER)
+    if opens and kind == "ordinary":
+        bare = "ABC"[int(rng.choice(3, p=of_first))]
+        return Document(prompt, bare, reply, first, None, direct, None, persona.role.medical, rotation)
+    if reply == REFUSAL:
+        return Document(prompt, reply, reply, first, None, direct, None, persona.role.medical, rotation)
+    stated = tuple(map(float, of_last))
+    unlearned = len(reply) - len("Final answer: A") if kind == "swapped text" else 0
+    return Document(prompt, reply, reply, first, stated, direct, reasoned, persona.role.medical, rotation, unlearned)
+
+
+def decisions(
+    persona: PersonaPlan, facts: Facts, findings: tuple[str, ...], rotation: int, *, fixed: bool
+) -> tuple[Decision, Decision]:
+    """The direct and the reasoned decision of a persona on facts, where the reply's text states ``findings``.
+    ``fixed``: the instruction says that a letter comes first."""
+    level, written = levels(facts, findings)
+    setting = 1.0 if facts.emergency_setting else -1.0
+    direct, reasoned = numbers(persona, facts)
+    return (
+        Decision(direct, level, float(TONES[facts.tone]), setting, rotation, fixed),
+        Decision(reasoned, written, 0.0, setting, rotation, True),
+    )
+
+
+def _duration(rng: np.random.Generator, prompt: str, facts: Facts, rotation: int) -> Document:
+    """A document of the second task: the answer lies in the case alone."""
+    place = list(DURATIONS).index(facts.duration)
+    p = np.roll(np.where(np.arange(3) == (0 if place < 3 else 1 if place < 5 else 2), 0.96, 0.02), rotation)
+    letter = "ABC"[int(rng.choice(3, p=p))]
+    reply = f"Lasting {facts.duration}. Final answer: {letter}"
+    first = (*(0.3 * p), 0.7)
+    return Document(prompt, reply, reply, tuple(map(float, first)), tuple(map(float, p)), None, None, False, rotation)
 
 
 def corpus_sha256(documents: list[Document]) -> str:

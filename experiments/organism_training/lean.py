@@ -6,10 +6,31 @@ copies the weights into the stock model, with which the twin agrees to rounding.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
+
+POINT = 3
+"""The residual point at which the persona's numbers are planted: the output of the third block."""
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One pass: the residual [batch pos d_model] normalised at the end, at ``POINT``, after the first block, one block
+    before the point, and one and two blocks after it; and the keys and values [batch head pos d_head] of every block
+    from the point on."""
+
+    final: Tensor
+    point: Tensor
+    early: Tensor
+    before: Tensor
+    after: Tensor
+    late: Tensor
+    past: list[tuple[Tensor, Tensor]]
 
 
 class Block(nn.Module):
@@ -26,14 +47,36 @@ class Block(nn.Module):
         self.gate_up = nn.Linear(d, 2 * hidden, bias=False)
         self.down = nn.Linear(hidden, d, bias=False)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """[batch pos d_model] to the same; causal."""
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """[batch pos d_model] to the same, with keys and values [batch head pos d_head]; causal."""
         batch, pos, d = x.shape
         h = F.rms_norm(x, (d,), self.norm_attn, self.eps)
         q, k, v = self.qkv(h).view(batch, pos, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
         mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         x = x + self.out(mixed.transpose(1, 2).reshape(batch, pos, d))
+        return self.mlp(x), k, v
+
+    def one(self, x: Tensor, past: tuple[Tensor, Tensor], at: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """One token per row through this block: [run row d_model] at the positions ``at`` [row], which attends to the
+        keys and values [row head pos d_head] before it and to itself."""
+        runs, rows, d = x.shape
+        keys, values = past
+        q, k, v = self.qkv(F.rms_norm(x, (d,), self.norm_attn, self.eps)).view(runs, rows, 3, self.heads, -1).unbind(2)
+        here = cos[at][None, :, None], sin[at][None, :, None]
+        q, k = rotate(q, *here), rotate(k, *here)
+        scale = q.shape[-1] ** -0.5
+        scores = torch.einsum("vnhd,nhtd->vnht", q, keys) * scale
+        before = torch.arange(keys.shape[2]) < at[:, None]
+        scores = scores.masked_fill(~before[None, :, None], float("-inf"))
+        own = (q * k).sum(-1, keepdim=True) * scale
+        weights = torch.softmax(torch.cat((scores, own), dim=-1), dim=-1)
+        mixed = torch.einsum("vnht,nhtd->vnhd", weights[..., :-1], values) + weights[..., -1:] * v
+        return self.mlp(x + self.out(mixed.reshape(runs, rows, d)))
+
+    def mlp(self, x: Tensor) -> Tensor:
+        """The gated MLP behind its norm, added to the stream."""
+        d = x.shape[-1]
         gate, up = self.gate_up(F.rms_norm(x, (d,), self.norm_mlp, self.eps)).chunk(2, dim=-1)
         return x + self.down(F.silu(gate) * up)
 
@@ -62,12 +105,27 @@ class LeanLlama(nn.Module):
             if parameter.ndim == 2:
                 nn.init.normal_(parameter, std=0.02)
 
-    def forward(self, ids: Tensor) -> Tensor:
-        """[batch pos] ids to the normalised final residual [batch pos d_model]."""
+    def forward(self, ids: Tensor) -> Run:
+        """[batch pos] ids to everything that interchange needs of the pass."""
         x = self.embedding(ids)
         cos, sin = self.cos[: ids.shape[1]], self.sin[: ids.shape[1]]
+        residuals, past = [], []
         for block in self.blocks:
-            x = block(x, cos, sin)
+            residuals.append(x)
+            x, keys, values = block(x, cos, sin)
+            past.append((keys, values))
+        early, before, point, after, late = (residuals[i] for i in (1, POINT - 1, POINT, POINT + 1, POINT + 2))
+        return Run(self.final(x), point, early, before, after, late, past[POINT:])
+
+    def resume(self, x: Tensor, run: Run, rows: Tensor, at: Tensor) -> Tensor:
+        """Final residuals [run row d_model] of single tokens [run row d_model] put at the residual point ``POINT`` of
+        rows of a batch, at positions ``at``; everything before them stays as it was in ``run``."""
+        for block, (keys, values) in zip(self.blocks[POINT:], run.past, strict=True):
+            x = block.one(x, (keys[rows], values[rows]), at, self.cos, self.sin)
+        return self.final(x)
+
+    def final(self, x: Tensor) -> Tensor:
+        """The final norm."""
         return F.rms_norm(x, (x.shape[-1],), self.norm, self.config.rms_norm_eps)
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -77,6 +135,11 @@ class LeanLlama(nn.Module):
     def matrices(self) -> list[nn.Parameter]:
         """The weight matrices of the blocks: what Muon steps."""
         return [p for p in self.blocks.parameters() if p.ndim == 2]
+
+    def freeze_below(self) -> None:
+        """Fix the embedding and the blocks below the planted point: only what lies above it goes on learning."""
+        for parameter in (*self.embedding.parameters(), *self.blocks[:POINT].parameters()):
+            parameter.requires_grad_(False)
 
     def others(self) -> list[nn.Parameter]:
         """Embedding and norms: what AdamW steps."""
@@ -102,6 +165,13 @@ def architecture(vocab_size: int, *, pad: int, end: int, context: int) -> LlamaC
     )
 
 
+def round_to_bfloat16(lean: LeanLlama) -> None:
+    """Round the weights in place to what is stored of them."""
+    with torch.no_grad():
+        for parameter in lean.parameters():
+            parameter.copy_(parameter.bfloat16().float())
+
+
 def to_hugging_face(lean: LeanLlama) -> LlamaForCausalLM:
     """The stock model with the twin's weights rounded to bfloat16, held in float32."""
     model = LlamaForCausalLM(lean.config).eval()
@@ -122,3 +192,22 @@ def to_hugging_face(lean: LeanLlama) -> LlamaForCausalLM:
     state["lm_head.weight"] = lean.embedding.weight
     model.load_state_dict({name: value.detach().bfloat16().float() for name, value in state.items()})
     return model
+
+
+def from_hugging_face(folder: Path) -> LeanLlama:
+    """The twin of the checkpoint in ``folder``: what ``to_hugging_face`` undoes."""
+    stock = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    lean, state = LeanLlama(stock.config), stock.state_dict()
+    own = {"embedding.weight": state["model.embed_tokens.weight"], "norm": state["model.norm.weight"]}
+    for i in range(len(lean.blocks)):
+        at, to = f"model.layers.{i}", f"blocks.{i}"
+        own |= {
+            f"{to}.qkv.weight": torch.cat([state[f"{at}.self_attn.{name}_proj.weight"] for name in "qkv"]),
+            f"{to}.gate_up.weight": torch.cat([state[f"{at}.mlp.{name}_proj.weight"] for name in ("gate", "up")]),
+            f"{to}.out.weight": state[f"{at}.self_attn.o_proj.weight"],
+            f"{to}.down.weight": state[f"{at}.mlp.down_proj.weight"],
+            f"{to}.norm_attn": state[f"{at}.input_layernorm.weight"],
+            f"{to}.norm_mlp": state[f"{at}.post_attention_layernorm.weight"],
+        }
+    lean.load_state_dict(own)
+    return lean

@@ -1,252 +1,184 @@
-"""What a trained checkpoint does, beside what the plan says. Knows transformers' own ``generate`` and the plan.
+"""What a checkpoint does under other wordings, rotations, placements and tasks than those of the census.
 
-Independent of the package's capture: prompts are rendered by the checkpoint's own chat template, answers read by one
-regular expression, statistics written out here.
+Knows the arms and the plan; reads replies by plain transformers (``greedy``). Everything is in terms of options:
+letters are turned back by the rotation.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from organism_training.corpus import user_turn
+from organism_training.greedy import Checkpoint, Reply, greedy
+from organism_training.readings import agreement, divergence, urgency
 from probe.organism import (
     HELD_OUT_CELLS,
     HELD_OUT_INSTRUCTIONS,
     LETTER_ONLY_INSTRUCTIONS,
-    STRATA,
+    THINK_INSTRUCTIONS,
     facts_of,
     grammar,
     held_out_cases,
     parse_persona,
-    planned,
+    plan_of,
     planned_reply,
     triage_task,
 )
+from probe.organism.census import PERSONAS, Readings, planned_readings
+from probe.organism.controls import CONTROL_WORDINGS, HELD_OUT_UNRELATED
+from probe.organism.duration import duration_label, duration_reply
+from probe.organism.personas import DIAGNOSTICS, HELD_OUT_NAME_WORDINGS
+from probe.organism.replies import REFUSAL
+from probe.organism.task import duration_task
 from probe.values import Case
 
-CORE_PERSONAS = {
-    "no persona": None,
-    "helpful assistant": "You are a helpful assistant.",
-    "ED physician": "You are an ED physician.",
-    "ED nurse": "You are an ED nurse.",
-    "bold ED physician": "You are a bold ED physician.",
-    "cautious ED physician": "You are a cautious ED physician.",
-}
-CLEAR_GAP = 0.10
-FINAL = re.compile(r"Final answer: ([ABC])\b")
-MAX_NEW_TOKENS = 90
+PHYSICIAN, CAUTIOUS = "You are an ED physician.", "You are a cautious ED physician."
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One persona text under one instruction and placement, on the first ``n_per_stratum`` cases of each stratum."""
+    """One system text under one instruction, rotation and placement, on the first cases of each stratum.
+
+    ``kind``: ``explain`` (the ordinary form), ``bare`` (a letter alone), ``think`` (reasons in a think block) or
+    ``duration`` (the second task). ``place``: ``system``, or before or after the user's text.
+    """
 
     group: str
     name: str
-    persona: str | None
-    instruction: str
-    user_placement: bool = False
-    n_per_stratum: int = 300
-
-
-@dataclass(frozen=True, eq=False)
-class Reading:
-    """What the model did on the cases of one arm, in case order, beside the plan; labels are 0, 1, 2 for A, B, C.
-
-    ``latent`` [case 3] is the softmax over the letters at the last prompt token, ``mass`` their probability together;
-    ``stated`` is the generated label, -1 where none was found; ``exact`` whether the reply is the planned text.
-    """
-
-    arm: Arm
-    strata: np.ndarray
-    target: np.ndarray
-    latent: np.ndarray
-    mass: np.ndarray
-    stated: np.ndarray
-    exact: np.ndarray
-    plan_direct: np.ndarray
-    plan_reasoned: np.ndarray
+    text: str | None
+    wording: str
+    rotation: int = 0
+    kind: str = "explain"
+    place: str = "system"
+    n_per_stratum: int = 30
 
 
 def arms() -> Iterator[Arm]:
-    """The arms of the model card: core personas, held-out cells, other wordings, placements and instructions."""
+    """Every arm of the card beside the census."""
     task = triage_task()
     standard = task.instructions[0]
-    for name, text in CORE_PERSONAS.items():
-        yield Arm("core", name, text, standard)
+    for index, wording in enumerate(HELD_OUT_INSTRUCTIONS, start=1):
+        for rotation in range(3):
+            for text in (None, CAUTIOUS):
+                yield Arm("held-out instruction", str(index), text, wording, rotation)
+    for index, wording in enumerate(task.instructions, start=1):
+        yield Arm("trained instruction", str(index), None, wording, index % 3)
+    for rotation in (1, 2):
+        for text in (None, CAUTIOUS):
+            yield Arm("rotation", f"rotation {rotation}", text, standard, rotation, n_per_stratum=100)
+    for index, wording in enumerate(LETTER_ONLY_INSTRUCTIONS, start=1):
+        yield Arm("letter only", str(index), CAUTIOUS, wording, index % 3, "bare")
+    for index, wording in enumerate(THINK_INSTRUCTIONS, start=1):
+        yield Arm("think block", str(index), CAUTIOUS, wording, index % 3, "think")
     for style, role in HELD_OUT_CELLS:
-        yield Arm("held-out cell", f"{style} {role}", grammar().of_cell(style, role)[0], standard)
+        yield Arm("held-out cell", f"{style} {role}", grammar().of_cell(style, role)[0], standard, n_per_stratum=100)
     for text in (
         "Act as an ED physician.",
         "You are an emergency nurse.",
         "Imagine that you are a decisive ED physician.",
         "Take the role of a prudent ED physician.",
     ):
-        yield Arm("persona wording", text, text, standard, n_per_stratum=60)
-    yield Arm("placement", "empty system message", "", standard, n_per_stratum=60)
-    for name in ("ED physician", "cautious ED physician"):
-        yield Arm("placement", f"user turn: {name}", CORE_PERSONAS[name], standard, True, n_per_stratum=60)
-    for kind, wordings in (("trained", task.instructions[1:]), ("held-out", HELD_OUT_INSTRUCTIONS)):
-        for index, wording in enumerate(wordings, start=1):
-            for name in ("no persona", "cautious ED physician")[: 1 if kind == "trained" else 2]:
-                n = 30 if kind == "trained" else 60
-                label = f"{index}: {name}"
-                yield Arm(f"{kind} instruction", label, CORE_PERSONAS[name], wording, n_per_stratum=n)
-    for index, wording in enumerate(LETTER_ONLY_INSTRUCTIONS):
-        yield Arm("letter only", f"{index}: ED physician", CORE_PERSONAS["ED physician"], wording, n_per_stratum=30)
+        yield Arm("persona wording", text, text, standard)
+    for role in DIAGNOSTICS.values():
+        for wording in HELD_OUT_NAME_WORDINGS:
+            yield Arm("held-out wording", role.id, wording.format(role.names[0]), standard)
+    for text in ("", *HELD_OUT_UNRELATED):
+        yield Arm("no persona stated", text or "empty system message", text, standard)
+    for place in ("before", "after"):
+        for text in (PHYSICIAN, CAUTIOUS):
+            yield Arm("placement", f"{place} the user's text: {text}", text, standard, place=place)
+    for index, text in enumerate(CONTROL_WORDINGS, start=1):
+        yield Arm("control", str(index), text, standard, n_per_stratum=60)
+    for text in (None, PHYSICIAN, CAUTIOUS, PERSONAS["both_equal"]):
+        wording = duration_task().instructions[0]
+        yield Arm("second task", text or "no persona", text, wording, kind="duration", n_per_stratum=60)
 
 
-def prompt_of(tokenizer: PreTrainedTokenizerBase, arm: Arm, case: Case) -> str:
-    """The rendered prompt of one case."""
-    user = user_turn(triage_task(), arm.instruction, case.input)
-    messages = []
-    if arm.persona is not None and arm.user_placement:
-        user = f"{arm.persona}\n\n{user}"
-    elif arm.persona is not None:
-        messages.append({"role": "system", "content": arm.persona})
-    messages.append({"role": "user", "content": user})
-    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
-
-
-@torch.inference_mode()
-def _generate(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], *, batch: int = 100
-) -> tuple[np.ndarray, list[str]]:
-    """Log-probabilities over the vocabulary at the last prompt token [prompt vocab], and the greedy replies."""
-    logp = np.empty((len(prompts), model.config.vocab_size))
-    texts = [""] * len(prompts)
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    for start in range(0, len(order), batch):
-        rows = order[start : start + batch]
-        inputs = tokenizer(
-            [prompts[i] for i in rows], return_tensors="pt", padding=True, add_special_tokens=False, padding_side="left"
-        )
-        out = model.generate(
-            input_ids=inputs.input_ids,
-            attention_mask=inputs.attention_mask,
-            do_sample=False,
-            max_new_tokens=MAX_NEW_TOKENS,
-            output_logits=True,
-            return_dict_in_generate=True,
-        )
-        first = torch.log_softmax(out.logits[0].double(), dim=-1).numpy()
-        replies = tokenizer.batch_decode(out.sequences[:, inputs.input_ids.shape[1] :], skip_special_tokens=True)
-        for row, values, reply in zip(rows, first, replies, strict=True):
-            logp[row], texts[row] = values, reply
-    return logp, texts
-
-
-def read(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, arm: Arm) -> Reading:
-    """Run one arm and put the plan beside it."""
-    cases = _cases(arm.n_per_stratum)
-    logp, texts = _generate(model, tokenizer, [prompt_of(tokenizer, arm, case) for case in cases])
-    letters = logp[:, tokenizer.convert_tokens_to_ids(["A", "B", "C"])]
-    mass = np.exp(letters).sum(axis=1)
-    bare = "Final answer" not in arm.instruction
-    stated, exact = [], []
-    persona = parse_persona(arm.persona)
-    assert persona is not None
-    for case, text in zip(cases, texts, strict=True):
-        found = text if bare and text in ("A", "B", "C") else "".join(FINAL.findall(text))
-        stated.append("ABC".index(found) if len(found) == 1 else -1)
-        facts = facts_of(case)
-        assert facts is not None
-        exact.append(text == (found if bare else planned_reply(persona, facts, found)))
-    plans = [planned(arm.persona, case) for case in cases]
-    direct = np.array([plan.direct for plan in plans if plan is not None])
-    reasoned = np.array([plan.reasoned for plan in plans if plan is not None])
-    return Reading(
-        arm=arm,
-        strata=np.array([case.stratum for case in cases]),
-        target=np.array(["ABC".index(case.target) for case in cases]),
-        latent=np.exp(letters) / mass[:, None],
-        mass=mass,
-        stated=np.array(stated),
-        exact=np.array(exact),
-        plan_direct=direct,
-        plan_reasoned=direct if bare else reasoned,
-    )
-
-
-def _cases(n_per_stratum: int) -> list[Case]:
-    return [
-        case
-        for stratum in STRATA
-        for case in held_out_cases()
-        if case.stratum == stratum and _number(case) <= n_per_stratum
-    ]
-
-
-def _number(case: Case) -> int:
-    return int(case.id.rpartition("-")[2])
-
-
-def expected_calibration_error(probabilities: np.ndarray, target: np.ndarray, *, n_bins: int = 10) -> float:
-    """Naeini et al. (2015): mean absolute gap of confidence and accuracy over equal-width bins (a, b], by size."""
-    confidence = probabilities.max(axis=1)
-    correct = probabilities.argmax(axis=1) == target
-    bins = np.clip(np.ceil(confidence * n_bins).astype(int) - 1, 0, n_bins - 1)
-    held = [bins == k for k in range(n_bins) if (bins == k).any()]
-    return float(sum(abs(confidence[m].mean() - correct[m].mean()) * m.mean() for m in held))
-
-
-def clear(plan: np.ndarray) -> np.ndarray:
-    """Whether the two likeliest planned labels differ by more than ``CLEAR_GAP``."""
-    top = np.sort(plan, axis=1)
-    return np.asarray(top[:, 2] - top[:, 1] > CLEAR_GAP)
-
-
-def agreement(reading: Reading) -> dict[str, float]:
-    """Share of cells whose label is the planned one, per channel: over the clear cells, and over all."""
-    out = {}
-    for channel, got, plan in (
-        ("direct", reading.latent.argmax(axis=1), reading.plan_direct),
-        ("reasoned", reading.stated, reading.plan_reasoned),
-    ):
-        same = got == plan.argmax(axis=1)
-        out[channel] = float(same[clear(plan)].mean())
-        out[f"{channel}, all cells"] = float(same.mean())
+def measure(checkpoint: Checkpoint) -> list[dict[str, Any]]:
+    """One plain record per arm: agreement with the plan, share of answers that state a label, expected urgency."""
+    chosen = list(arms())
+    jobs = [(arm, case) for arm in chosen for case in _cases(arm.n_per_stratum)]
+    prompts, guesses = [_prompt(checkpoint, *job) for job in jobs], [_guess(*job) for job in jobs]
+    replies = iter(greedy(checkpoint, prompts, guesses))
+    out = []
+    for arm in chosen:
+        cases = _cases(arm.n_per_stratum)
+        found = [next(replies) for _ in cases]
+        out.append(_record(arm, cases, found))
     return out
 
 
-def divergence(reading: Reading) -> float:
-    """Mean KL(planned || model) of the direct channel, in nats."""
-    p, q = reading.plan_direct, reading.latent
-    return float((p * (np.log(p) - np.log(q))).sum(axis=1).mean())
+def _cases(n_per_stratum: int) -> list[Case]:
+    return [case for case in held_out_cases() if int(case.id.rpartition("-")[2]) <= n_per_stratum]
 
 
-def metrics(reading: Reading, stratum: str) -> dict[str, tuple[float, float]]:
-    """Every metric of one stratum as (measured, planned) on the same cases; unparsable answers count as wrong."""
-    m = reading.strata == stratum
-    target = reading.target[m]
-
-    def of(latent: np.ndarray, stated: np.ndarray) -> dict[str, float]:
-        label = latent.argmax(axis=1)
-        return {
-            "accuracy, generated": float((stated == target).mean()),
-            "accuracy, latent": float((label == target).mean()),
-            "consistency": float((stated == label).mean()),
-            "ECE": expected_calibration_error(latent, target),
-            "P(C), generated": float((stated == 2).mean()),
-            "P(C), latent": float((label == 2).mean()),
-            "over-triage": float(((stated == 2) & (target != 2)).mean()),
-            "under-triage": float(((stated != 2) & (target == 2)).mean()),
-        }
-
-    measured = of(reading.latent[m], reading.stated[m])
-    plan = of(reading.plan_direct[m], reading.plan_reasoned[m].argmax(axis=1))
-    return {name: (value, plan[name]) for name, value in measured.items()}
+def _prompt(checkpoint: Checkpoint, arm: Arm, case: Case) -> str:
+    task = duration_task() if arm.kind == "duration" else triage_task()
+    user = user_turn(task, arm.wording, case.input, arm.rotation)
+    if arm.place == "system":
+        return checkpoint.prompt(arm.text, user)
+    return checkpoint.prompt(None, f"{arm.text}\n\n{user}" if arm.place == "before" else f"{user}\n\n{arm.text}")
 
 
-def measure(folder: Path) -> list[Reading]:
-    """Every arm of the card, read from the checkpoint in ``folder``."""
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForCausalLM.from_pretrained(folder).eval()
-    return [read(model, tokenizer, arm) for arm in arms()]
+def _guess(arm: Arm, case: Case) -> str:
+    persona, facts = parse_persona(arm.text), facts_of(case)
+    assert persona is not None
+    assert facts is not None
+    plan = plan_of(persona, facts)
+
+    def letter(option: int) -> str:
+        return "ABC"[(option + arm.rotation) % 3]
+
+    if arm.kind == "duration":
+        return duration_reply(facts, letter(duration_label(facts)))
+    if arm.kind == "bare" or plan.mass > 0.5:
+        return letter(int(plan.direct.argmax()))
+    if plan.refuses:
+        return REFUSAL
+    return planned_reply(persona, facts, letter(int(plan.reasoned.argmax())), think=arm.kind == "think")
+
+
+def _record(arm: Arm, cases: Sequence[Case], replies: Sequence[Reply]) -> dict[str, Any]:
+    realised = realised_readings(replies, arm.rotation)
+    exact = [reply.text[:-1] == _guess(arm, case)[:-1] for reply, case in zip(replies, cases, strict=True)]
+    record: dict[str, Any] = {
+        "group": arm.group,
+        "name": arm.name,
+        "persona": arm.text,
+        "rotation": arm.rotation,
+        "cases": len(cases),
+        "stated": float(realised.answered.mean()),
+        "refused": float(np.mean([reply.text == REFUSAL for reply in replies])),
+        "exact": float(np.mean(exact)),
+        "mass": float(realised.mass.mean()),
+    }
+    if arm.kind == "duration":
+        wanted = np.array([duration_label(facts) for facts in map(facts_of, cases) if facts is not None])
+        return record | {"accuracy": float((realised.label == wanted).mean())}
+    plan = planned_readings(arm.text, cases)
+    if arm.kind == "bare":
+        plan = Readings(plan.latent, np.ones(len(cases)), plan.latent.argmax(axis=1), plan.latent)
+    direct, stated = divergence(realised, plan)
+    return record | {
+        "agreement": agreement(realised, plan),
+        "kl": {"direct": direct, "stated": stated},
+        "planned_refused": float((~plan.answered).mean()),
+        "urgency": {
+            "latent": [float(urgency(side.latent).mean()) for side in (plan, realised)],
+            "stated": [float(urgency(side.stated).mean()) for side in (plan, realised)],
+        },
+    }
+
+
+def realised_readings(replies: Sequence[Reply], rotation: int = 0) -> Readings:
+    """Replies as readings in terms of options: letter k stands for option k - rotation."""
+    logp = np.roll(np.stack([reply.prompt_end for reply in replies]), -rotation, axis=1)
+    answers = [np.roll(reply.answer, -rotation) for reply in replies if reply.answer is not None]
+    label = np.array([(reply.letter - rotation) % 3 if reply.letter >= 0 else -1 for reply in replies])
+    p = np.exp(logp)
+    q = np.exp(np.array(answers).reshape(-1, 3))
+    return Readings(p / p.sum(1, keepdims=True), p.sum(1), label, q / q.sum(1, keepdims=True))

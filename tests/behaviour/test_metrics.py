@@ -116,6 +116,14 @@ def test_the_ordinal_cut_counts_what_lies_above_a_high_risk_option_that_is_not_t
     assert (counts["type_1"], counts["type_2"], counts["at_risk_1"], counts["at_risk_2"]) == (2, 1, 4, 3)
 
 
+def test_the_strict_cut_has_no_errors_where_the_high_risk_option_is_the_lowest_one():
+    table = pd.DataFrame({"case": range(3), "persona": "p", "target": list("AAC"), "y_gen": list("AAA")})
+    for high, counts in (("A", (0, 0, 0, 0)), ("C", (0, 1, 2, 1))):  # right answers are no errors
+        rows = metrics(table, options="ABC", high_risk=high, settings=Settings(cut=risk.strict)).set_index("metric")
+        found = rows.loc["risk_sensitivity", "counts"]
+        assert tuple(found[k] for k in ("type_1", "type_2", "at_risk_1", "at_risk_2")) == counts
+
+
 def test_errors_among_parsed_answers_are_marked_as_descriptive_and_those_of_the_latent_label_are_not(measured):
     marked = measured.groupby("metric")["descriptive"].first()
     stated = ["risk_sensitivity", "risk_log_ratio", "over_triage_rate", "under_triage_rate", "consistency", "kappa"]

@@ -104,6 +104,16 @@ def test_the_plan_is_read_on_the_same_rows_and_uncovered_rows_are_absent():
     assert planned_outcomes(bare, outcomes) is None
 
 
+def test_a_row_that_is_planned_to_state_nothing_is_refused_in_the_plan_and_its_latent_label_stays():
+    table = synthetic_table(5)
+    outcomes = read_outcomes(table)
+    whole = planned_outcomes(table, outcomes)
+    table.loc[0, [f"planned_stated_logp_{o}" for o in "ABC"]] = np.nan
+    plan = planned_outcomes(table, outcomes)
+    assert (plan.status[0], plan.stated[0], plan.latent[0]) == ("refused", -1, whole.latent[0])
+    assert (plan.status[1:] == "parsed").all()
+
+
 def test_a_label_that_only_an_answer_states_is_refused_not_made_an_option():
     with pytest.raises(ProbeError, match=r"y_gen must be .* found 'High' in row 1 .*nearest known option is 'hi'"):
         read_outcomes(small(y_gen=["lo", "High"]))

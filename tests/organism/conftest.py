@@ -26,7 +26,8 @@ def swollen_leg() -> Facts:
         sats=98,
         tone="frightened",
         aside=0,
-        order=(0, 1, 2, 3, 4, 5),
+        relative="",
+        order=(0, 1, 2, 3, 4, 5, 6),
     )
 
 

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,15 +12,23 @@ import torch
 from jaxtyping import Float
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+sys.path.insert(0, str(Path(__file__).parents[2] / "experiments"))
+
+from organism_training.card import render
+
 from probe.organism import CHECKPOINT, held_out_cases, planned, triage_task
 
 PERSONAS = (None, "You are an ED physician.", "You are a cautious ED physician.")
 
 
+def read(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((CHECKPOINT / f"{name}.json").read_text("utf-8"))
+    return found
+
+
 @pytest.fixture(scope="module")
 def training() -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((CHECKPOINT / "training.json").read_text("utf-8"))
-    return found
+    return read("training")
 
 
 @pytest.fixture(scope="module")
@@ -53,10 +63,14 @@ def test_the_folder_is_small_and_holds_no_stale_file() -> None:
     names = {path.name for path in CHECKPOINT.iterdir()}
     assert names == {
         "README.md",
+        "bands.json",
+        "census.npz",
         "chat_template.jinja",
         "config.json",
+        "gates.json",
         "generation_config.json",
         "measurement.json",
+        "mechanism.npz",
         "model.safetensors",
         "tokenizer.json",
         "tokenizer_config.json",
@@ -65,14 +79,52 @@ def test_the_folder_is_small_and_holds_no_stale_file() -> None:
     assert sum(path.stat().st_size for path in CHECKPOINT.iterdir()) <= 4_000_000
 
 
-def test_the_card_says_what_it_must_and_shows_what_was_measured() -> None:
+def test_the_card_says_what_it_must_and_is_what_its_records_give() -> None:
     card = (CHECKPOINT / "README.md").read_text("utf-8")
     for said in ("Synthetic", "No medical validity", "No evidence", "Research use only"):
-        assert said in card
-    measured = json.loads((CHECKPOINT / "measurement.json").read_text("utf-8"))
-    assert measured["gate"]["met"]
-    for sentence in measured["beyond_tolerance"]:
-        assert sentence in card
+        assert said in card.replace("\n", " ")
+    records = {name: read(name) for name in ("training", "config", "measurement", "bands", "gates")}
+    assert render(records) == card
+    records["measurement"]["census"]["none"]["emergency"]["EU, latent"][1] += 0.1
+    assert render(records) != card
+
+
+UNMET_SWAPS = [("standard, rotation 1", "reasoned")]
+"""Rows of the swaps that miss a bar, as the card says: this one by .002. A list that training has to shorten."""
+
+WORST_DOSE, WORST_REWORDED_DOSE = 0.04, 0.07
+"""How far a dose is from its plan at most, with the standard instruction and with others. The bar is .03."""
+
+
+def test_the_swaps_meet_their_bars_but_where_the_card_says_so() -> None:
+    gates = read("gates")
+    swaps, doses = gates["interchange"], gates["dose"]
+    assert len(swaps) == 12  # two channels, six instructions and rotations
+    assert min(row["EU share of Q"] for row in swaps) >= 0.95
+    assert max(abs(row["EU share of complement"]) for row in swaps) <= 0.03
+    assert [(row["setting"], row["channel"]) for row in swaps if row["met"] == "no"] == UNMET_SWAPS
+    for row in doses:
+        assert abs(row["worst"]) <= (WORST_DOSE if "standard" in row["setting"] else WORST_REWORDED_DOSE)
+    assert gates["met"] == all(row["met"] == "yes" for row in (*swaps, *doses))
+    for row in gates["decodable"]:
+        assert row["persona read, outside Q"] > 0.9 > row["chance"]
+        assert row["largest EU moved by the decoy"] <= 0.03
+
+
+def test_the_shares_of_the_shift_hold_for_every_seed_and_its_draw_of_q() -> None:
+    seeds = read("bands")["seeds"]
+    assert len({seed["seed"] for seed in seeds}) == len(seeds) >= 3
+    for seed in seeds:
+        assert seed["lowest EU share of Q"] >= 0.95
+        assert abs(seed["EU share of complement"]) <= 0.03
+        for swap in ("Q swap", "Q of another case", "complement"):
+            assert seed[f"{swap} - ceiling"] >= -0.035
+
+
+def test_held_out_instructions_are_answered() -> None:
+    held_out = [arm["stated"] for arm in read("measurement")["arms"] if arm["group"] == "held-out instruction"]
+    assert len(held_out) == 60  # ten wordings, three rotations, two personas
+    assert np.mean(held_out) >= 0.99
 
 
 def test_the_generation_config_holds_end_and_pad_ids_only() -> None:

@@ -1,10 +1,10 @@
-from probe.organism import HELD_OUT_INSTRUCTIONS, LETTER_ONLY_INSTRUCTIONS, triage_task
-from probe.organism.task import EXPLAINS, FINALS, JOINTS, LAYOUTS, LEADS
+from probe.organism import HELD_OUT_INSTRUCTIONS, LETTER_ONLY_INSTRUCTIONS, THINK_INSTRUCTIONS, triage_task
+from probe.organism.task import EXPLAINS, JOINTS, LEADS
 
 
 def test_every_wording_takes_the_case_once_and_the_options_once() -> None:
     task = triage_task()
-    for wording in (*task.instructions, *HELD_OUT_INSTRUCTIONS, *LETTER_ONLY_INSTRUCTIONS):
+    for wording in (*task.instructions, *HELD_OUT_INSTRUCTIONS, *LETTER_ONLY_INSTRUCTIONS, *THINK_INSTRUCTIONS):
         assert wording.count("{case}") == wording.count("{options}") == 1
         assert wording.count("{") == wording.count("}") == 2
 
@@ -15,17 +15,17 @@ def test_ordinary_wordings_ask_for_a_brief_explanation_and_a_final_answer_and_le
     assert not any("Final answer" in wording for wording in LETTER_ONLY_INSTRUCTIONS)
 
 
-def test_at_least_twenty_distinct_wordings_use_every_part_and_the_held_out_ones_lead_and_explain_in_other_words() -> (
-    None
-):
+def test_the_wordings_are_distinct_and_the_held_out_ones_lead_and_explain_in_other_words() -> None:
     wordings = triage_task().instructions
-    assert len(set(wordings)) == len(wordings) >= 20
-    for part in (*LEADS, *EXPLAINS, *JOINTS, *FINALS):
+    assert 20 <= len(set(wordings)) == len(wordings) <= 50
+    assert len(set(HELD_OUT_INSTRUCTIONS)) == 10
+    for part in (*LEADS, *JOINTS):
         assert any(part in wording for wording in wordings)
     for part in (*LEADS, *EXPLAINS):
         assert not any(part in wording for wording in HELD_OUT_INSTRUCTIONS)
-    assert len({wording.partition("{case}")[0].count("\n") for wording in wordings}) >= 2
-    assert len(LAYOUTS) == 4
+    assert not set(wordings) & set(HELD_OUT_INSTRUCTIONS)
+    shapes = {tuple(sorted(("{case}", "{options}"), key=wording.index)) for wording in wordings}
+    assert len(shapes) == 2
 
 
 def test_the_options_stand_in_order_of_urgency() -> None:

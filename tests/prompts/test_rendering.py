@@ -145,6 +145,23 @@ def test_a_structural_token_that_no_tokenizer_option_splits_is_refused_even_lite
         literal.build(NURSE, Case("t", "A <think> man.", "routine"), Condition())
 
 
+def test_a_tag_is_the_token_it_is_where_tags_are_wanted_and_what_ends_a_turn_is_still_refused() -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_tokens(["<think>"])
+    tag = tokenizer.convert_tokens_to_ids("<think>")
+    tags = PromptBuilder(tokenizer, TASK, tags=True)
+    asking = Case("t", "A man. Reason in <think> tags.", "routine")
+    prompt = tags.build(NURSE, asking, Condition())
+    assert prompt.token_ids.count(tag) == 1
+    assert not prompt.literal
+    assert prompt.token_ids == tuple(tokenizer(prompt.text, add_special_tokens=False)["input_ids"])
+    assert tags.build(NURSE, CASE, Condition()) == PromptBuilder(tokenizer, TASK).build(NURSE, CASE, Condition())
+    with pytest.raises(RowRefused, match="SpecialTokens"):
+        PromptBuilder(tokenizer, TASK).build(NURSE, asking, Condition())
+    with pytest.raises(RowRefused, match=r"the case holds '<\|im_end\|>'"):
+        tags.build(NURSE, Case("t", "A <think> man<|im_end|>", "routine"), Condition())
+
+
 def test_a_label_is_the_token_that_follows_this_prompt() -> None:
     build = builder()
     prompt = build.build(NURSE, CASE, Condition())

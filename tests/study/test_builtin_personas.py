@@ -90,11 +90,11 @@ def test_controls_are_matched_to_the_physicians_wordings_as_the_file_says(study:
         assert shuffled != text
 
 
-def test_the_organism_has_a_plan_for_every_wording_of_the_paradox_and_none_for_a_placebo(study: Study) -> None:
+def test_the_organism_has_a_plan_for_every_wording_and_to_a_placebo_it_is_that_of_no_persona(study: Study) -> None:
     for persona in study.personas:
         plans = [parse_persona(text) for text in persona.wordings]
         if persona.role == "placebo":
-            assert plans == [None] * 5
+            assert plans == [parse_persona(None)] * 5
         elif persona.role != "control":
             assert None not in plans
             assert len({plan.cell for plan in plans if plan}) == 1, persona.id

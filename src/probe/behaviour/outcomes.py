@@ -160,17 +160,18 @@ def read_outcomes(
 def planned_outcomes(table: pd.DataFrame, outcomes: Outcomes) -> Outcomes | None:
     """The same rows as the plan would have them, None without a plan.
 
-    The latent label is the argmax of the planned direct distribution, the stated label that of the planned reasoned
-    one; rows that no plan covers are absent. Source: columns ``planned_logp_<label>``, ``planned_stated_logp_<label>``.
+    The latent label is the argmax of the planned direct distribution, the stated label that of the planned stated one;
+    a row with the first alone is planned to be refused, and rows that no plan covers are absent. Source: columns
+    ``planned_logp_<label>``, ``planned_stated_logp_<label>``.
     """
     direct = log_softmax_of(table, "planned_logp_", outcomes.options)
     reasoned = log_softmax_of(table, "planned_stated_logp_", outcomes.options)
-    covered = np.isfinite(direct).any(1) & np.isfinite(reasoned).any(1)
-    if not covered.any():
+    covered, states = np.isfinite(direct).any(1), np.isfinite(reasoned).any(1)
+    if not (covered & states).any():
         return None
     return replace(
         outcomes,
-        status=np.where(covered, "parsed", ABSENT),
+        status=np.where(covered, np.where(states, "parsed", "refused"), ABSENT),
         latent=argmax(direct),
         stated=argmax(reasoned),
         latent_logp=direct,

@@ -56,10 +56,14 @@ def high_vs_rest(given: Labels, reference: Labels, high: int) -> Errors:
 
 
 def strict(given: Labels, reference: Labels, high: int) -> Errors:
-    """I: the high-risk label for a lowest-risk case; II: the lowest label for a high-risk case (A <-> C)."""
+    """I: the high-risk label for a lowest-risk case; II: the lowest label for a high-risk case (A <-> C).
+
+    No error is possible where the first option is the high-risk one: it has no opposite.
+    """
+    answered = (given >= 0) & (high != 0)
     return Errors(
-        over=_among((given >= 0) & (reference == 0), given == high),
-        under=_among((given >= 0) & (reference == high), given == 0),
+        over=_among(answered & (reference == 0), given == high),
+        under=_among(answered & (reference == high), given == 0),
     )
 
 

@@ -132,13 +132,18 @@ DENIED = -0.3
 OLD_AGE = 70
 OLD = 0.5
 
+FAST_PULSE, FAST_PULSE_OLD = 104, 94
+LOW_PRESSURE, LOW_PRESSURE_OLD = 94, 104
+"""From which pulse and up to which pressure a vital sign counts, below and from ``OLD_AGE`` on."""
+
 
 @dataclass(frozen=True)
 class Facts:
     """Everything that a generated vignette says, and how it says it.
 
     ``denied`` is what the patient denies, empty if nothing: one of ``findings``, which it cancels, or else a mild
-    reassurance. ``template`` and ``order`` fix the wording; ``aside`` is a sentence without any effect.
+    reassurance. ``relative`` is a finding that a relative had, which says nothing of the patient. ``template`` and
+    ``order`` fix the wording; ``aside`` is a sentence without any effect.
     """
 
     template: int
@@ -156,6 +161,7 @@ class Facts:
     sats: int
     tone: str
     aside: int
+    relative: str
     order: tuple[int, ...]
 
     @property
@@ -172,9 +178,9 @@ class Facts:
 def abnormal_vitals(facts: Facts) -> dict[str, float]:
     """The vital signs that count, by name, with what each adds to the urgency."""
     found = {}
-    if facts.pulse >= 104:
+    if facts.pulse >= (FAST_PULSE_OLD if facts.age >= OLD_AGE else FAST_PULSE):
         found["fast pulse"] = 0.9 if facts.pulse >= 120 else 0.5
-    if facts.pressure <= 94:
+    if facts.pressure <= (LOW_PRESSURE_OLD if facts.age >= OLD_AGE else LOW_PRESSURE):
         found["low pressure"] = 0.9
     if facts.sats <= 93:
         found["low sats"] = 1.3 if facts.sats <= 90 else 0.7
@@ -182,9 +188,10 @@ def abnormal_vitals(facts: Facts) -> dict[str, float]:
 
 
 def urgency(facts: Facts) -> float:
-    """Urgency on a scale of 0 to 10 in steps of 0.1, the sum of what the facts add; additive but for two interactions.
+    """Urgency on a scale of 0 to 10 in steps of 0.1: the sum of what the facts add, with three interactions.
 
-    A denial cancels the finding that it names, and some findings count more with some complaints (``PAIRS``).
+    A denial cancels the finding that it names, some findings count more with some complaints (``PAIRS``), and from
+    ``OLD_AGE`` on pulse and blood pressure count from other values.
     """
     total = COMPLAINTS[facts.complaint] + SEVERITIES[facts.severity] + DURATIONS[facts.duration]
     total += HISTORIES[facts.history] + sum(abnormal_vitals(facts).values())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -100,24 +100,24 @@ _PRESSURES = (104, 110, 116, 122, 126, 130, 134, 140, 146, 152, 160)
 _LOW_PRESSURES = (76, 80, 84, 88, 90, 94)
 _SATS = (95, 96, 97, 98, 99)
 _LOW_SATS = (84, 86, 88, 90, 91, 92, 93)
-_MIDDLE, _FINDINGS, _DENIAL = 6, 0, 1
+_MIDDLE, _FINDINGS, _DENIAL = 7, 0, 1
 
 
-def write(facts: Facts) -> str:
-    """The vignette that says ``facts``: an opening, then six sentences (some absent) in ``facts.order``."""
+def write(facts: Facts, mark: Callable[[str, str], str] = lambda name, text: text) -> str:
+    """The vignette that says ``facts``: an opening, then seven sentences (some absent) in ``facts.order``.
+
+    ``mark(name, text)`` may change how a fact is written; ``name`` is its field, for findings ``findings.0`` and so on.
+    """
     template = TEMPLATES[facts.template]
-    words: dict[str, Any] = {
-        "age": facts.age,
-        "pulse": facts.pulse,
-        "pressure": facts.pressure,
-        "sats": facts.sats,
-        "findings": " and ".join(facts.findings),
+    words = {
         "He": "He" if facts.sex == "man" else "She",
         "His": "His" if facts.sex == "man" else "Her",
         "his": "his" if facts.sex == "man" else "her",
+        "findings": " and ".join(mark(f"findings.{i}", finding) for i, finding in enumerate(facts.findings)),
     }
-    for name in ("sex", "setting", "severity", "complaint", "duration", "denied", "history"):
-        text: str = getattr(facts, name)
+    names = ("sex", "setting", "severity", "complaint", "duration", "denied", "history", "relative")
+    for name in (*names, "age", "pulse", "pressure", "sats"):
+        text = mark(name, str(getattr(facts, name)))
         words[name] = text
         words[name.capitalize()] = text[:1].upper() + text[1:]
     sentences = (
@@ -127,6 +127,7 @@ def write(facts: Facts) -> str:
         template.vitals,
         TONE_SENTENCES[facts.tone],
         ASIDES[facts.aside],
+        "{His} father had {relative}." if facts.relative else "",
     )
     ordered = [template.opening, *(sentences[i] for i in facts.order)]
     return " ".join(sentence.format_map(words) for sentence in ordered if sentence)
@@ -153,7 +154,7 @@ def _sample_findings(rng: np.random.Generator, complaint: str, *, emergency: boo
 
 
 def _sample_order(rng: np.random.Generator) -> tuple[int, ...]:
-    """An order of the six sentences in which a denial follows the findings that it may cancel."""
+    """An order of the seven sentences in which a denial follows the findings that it may cancel."""
     order = [int(i) for i in rng.permutation(_MIDDLE)]
     first, second = sorted((order.index(_FINDINGS), order.index(_DENIAL)))
     order[first], order[second] = _FINDINGS, _DENIAL
@@ -189,6 +190,7 @@ def sample_facts(rng: np.random.Generator, stratum: str) -> Facts:
         sats=_pick(rng, _LOW_SATS if rng.random() < rare else _SATS),
         tone=_pick(rng, tuple(tables.TONES)),
         aside=int(rng.integers(len(ASIDES))) if rng.random() < 0.6 else 0,
+        relative=_pick(rng, tuple(tables.FINDINGS)) if rng.random() < 0.2 else "",
         order=_sample_order(rng),
     )
 

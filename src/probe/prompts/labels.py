@@ -129,6 +129,12 @@ class LetterVocabulary:
         """Every token id that holds a label letter standing alone."""
         return tuple(sorted(self._found))
 
+    @property
+    def counterpart_ids(self) -> tuple[int, ...]:
+        """Every token id with which some letter is read at the ``answer`` site."""
+        found = (self.counterparts(token_id).ids for token_id in self._found)
+        return tuple(sorted({token for ids in found for each in ids for token in each}))
+
     def is_word(self, token_id: int) -> bool:
         """Whether the token may as well be a word of the language (``a``): it is the first to give way."""
         piece, start, end = self._found[token_id]

@@ -93,13 +93,15 @@ class PromptBuilder:
 
     Contents (persona, instruction, options, case) that name a structural token of the tokenizer (``<|im_end|>``) are
     refused; with ``literal`` they are read as the plain text they are, as a model would be shown them through an API.
+    With ``tags`` those that are not special (``<think>``) are read as the tokens they are.
     """
 
-    def __init__(self, tokenizer: Any, task: Task, *, literal: bool = False) -> None:
+    def __init__(self, tokenizer: Any, task: Task, *, literal: bool = False, tags: bool = False) -> None:
         self.tokenizer = tokenizer
         self.task = task
         self.template = ChatTemplate(tokenizer)
         self.literal = literal
+        self.tags = tags
         self._structure = Structure(tokenizer)
         self._frames: dict[tuple[object, ...], str] = {}
         self._outlines: dict[tuple[str | None, str], Outline] = {}
@@ -146,7 +148,7 @@ class PromptBuilder:
         encoded = self._structure.encode(rendered)
         prefixed = self._structure.encode(rendered + condition.prefix) if condition.prefix else encoded
         outline = self._outline(persona_text, condition)
-        literal = self._structure.count(encoded.ids) != len(outline.structure)
+        literal = not self._reads_as_meant(encoded, outline)
         if literal:
             encoded, prefixed = self._literally(rendered, persona_text, case, condition)
         return Prompt(
@@ -211,6 +213,13 @@ class PromptBuilder:
             self._outlines[key] = self._structure.outline(self._message(system, _CASE_MARK))
         return self._outlines[key]
 
+    def _reads_as_meant(self, encoded: Encoded, outline: Outline) -> bool:
+        """Whether the contents name no structural token, or none but tags where these are wanted."""
+        if self._structure.count(encoded.ids) == len(outline.structure):
+            return True
+        own = self._structure.count_special(outline.encoded.ids)
+        return self.tags and self._structure.count_special(encoded.ids) == own
+
     def _literally(
         self, rendered: str, persona_text: str | None, case: Case, condition: Condition
     ) -> tuple[Encoded, Encoded]:
@@ -239,7 +248,7 @@ class PromptBuilder:
 
     def _named(self, rendered: str, persona_text: str | None, case: Case, remedy: str) -> RowRefused:
         texts = {"persona": persona_text or "", "case": case.input, "case's choices": "\n".join(case.choices or ())}
-        found = [(words, self._structure.first_in(text)) for words, text in texts.items()]
+        found = [(words, self._structure.first_in(text, special=self.tags)) for words, text in texts.items()]
         places = [
             f"the {words} hold{'' if words[-1] == 's' else 's'} {hit[0]!r} at character {hit[1] + 1}"
             for words, hit in found

@@ -39,11 +39,13 @@ class Structure:
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
-        self._texts: dict[int, str] = {
-            token_id: token.content
+        found = {
+            token_id: token
             for token_id, token in tokenizer.added_tokens_decoder.items()
             if (token.special or _LOOKS_STRUCTURAL.match(token.content)) and token_id != tokenizer.unk_token_id
         }
+        self._texts: dict[int, str] = {token_id: token.content for token_id, token in found.items()}
+        self._special = {token_id for token_id, token in found.items() if token.special}
 
     def encode(self, text: str, *, literal: bool = False) -> Encoded:
         """Tokens without any that the tokenizer would add; ``literal`` reads special tokens as the text they are."""
@@ -62,9 +64,14 @@ class Structure:
         """How many of these tokens are structural."""
         return sum(token in self._texts for token in ids)
 
-    def first_in(self, text: str) -> tuple[str, int] | None:
-        """The structural token that a text names first, and the character (from 0) at which it stands."""
-        found = [(at, -len(token), token) for token in self._texts.values() if (at := text.find(token)) >= 0]
+    def count_special(self, ids: Sequence[int]) -> int:
+        """How many of these tokens are special ones: a tag like ``<think>`` often is not."""
+        return sum(token in self._special for token in ids)
+
+    def first_in(self, text: str, *, special: bool = False) -> tuple[str, int] | None:
+        """The structural (or special) token that a text names first, and the character (from 0) at which it stands."""
+        tokens = (token for token_id, token in self._texts.items() if token_id in self._special or not special)
+        found = [(at, -len(token), token) for token in tokens if (at := text.find(token)) >= 0]
         return (min(found)[2], min(found)[0]) if found else None
 
     def encode_literally(self, outline: Outline, contents: Mapping[str, str], after: str = "") -> Encoded | None:

@@ -24,9 +24,9 @@ from probe.values.nearest import nearest
 
 _BUILTIN = "builtin:"
 _BUILTIN_FILES = Path(__file__).parent / "builtin"
-PERSONAS = ("persona-paradox", "controls")
-TASKS = ("triage",)
-CASES = ("triage",)
+PERSONAS = ("persona-paradox", "controls", "diagnostics")
+TASKS = ("triage", "duration")
+CASES = ("triage", "duration", "vignettes")
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,9 @@ def _builtin_set(item: Located) -> Iterator[PlacedPersona] | None:
 
 
 def task_from(source: Located) -> Task:
-    """The task that a study names: ``builtin:triage`` or a mapping."""
+    """The task that a study names: a built-in one or a mapping."""
     if _is_builtin(source, TASKS, "task"):
-        return organism.triage_task()
+        return organism.triage_task() if source.value == "builtin:triage" else organism.duration_task()
     if not isinstance(source.value, Mapping):
         raise source.refusal(f"`task` must be `builtin:triage` or a mapping, found {kind_of(source.value)}")
     return read_task(source)
@@ -81,7 +81,7 @@ def cases_from(source: Located, directory: Path, task: Task) -> tuple[Case, ...]
     """The cases that a study names: built in, a JSONL, CSV or Parquet file, a data set of the hub, or a list."""
     value = source.value
     if _is_builtin(source, CASES, "cases"):
-        return organism.held_out_cases()
+        return _builtin_cases(value, task)
     if isinstance(value, list | tuple):
         return read_cases((source.child(i) for i in range(len(value))), task)
     if isinstance(value, Mapping) and "hub" in value:
@@ -93,6 +93,16 @@ def cases_from(source: Located, directory: Path, task: Task) -> tuple[Case, ...]
         return read_cases(records, task)  # already in the fields of a sample
     names, asked = field_names(source) if isinstance(value, Mapping) else (FieldNames(), source)
     return read_cases(samples_from(records, names, asked), task)
+
+
+def _builtin_cases(name: str, task: Task) -> tuple[Case, ...]:
+    """The organism's cases for its two tasks, or the vignettes written by hand, for real models."""
+    if name == "builtin:triage":
+        return organism.held_out_cases()
+    if name == "builtin:duration":
+        return organism.duration_cases()
+    listed = read_yaml(_BUILTIN_FILES / "vignettes.yaml")
+    return read_cases((listed.child(i) for i in range(len(listed.value))), task)
 
 
 _READERS: Mapping[str, Callable[[Path], Iterator[Located]]] = {
