@@ -7,7 +7,6 @@ import pytest
 from probe.mechanism import (
     PairedResiduals,
     pair_residuals,
-    persona_direction,
     shift_by_layer,
     shift_size,
     sign_flip_floor,
@@ -151,16 +150,30 @@ def test_shift_by_layer_pairs_by_case_and_finds_the_planted_strata():
         assert row["low"] > row["floor"]
 
 
-def test_a_direction_is_the_mean_shift_towards_the_persona_and_names_its_families():
+def test_a_case_that_lacks_the_site_is_no_pair_and_the_mean_shift_points_to_the_persona():
     rng = np.random.default_rng(9)
-    site = Site(2, "prompt_end")
-    paired = pair_residuals(planted_reader(rng), site, "nurse", "none")
-    direction = persona_direction(paired, site, "nurse", "none")
-    assert direction.vector[0] / np.linalg.norm(direction.vector) > 0.95
-    assert direction.vector[0] > 0
-    assert direction.n_cases == 59
-    assert "family-3" in direction.fitted_on
+    paired = pair_residuals(planted_reader(rng), Site(2, "prompt_end"), "nurse", "none")
+    mean = paired.shift.mean(0)
+    assert mean[0] / np.linalg.norm(mean) > 0.95
+    assert len(paired.case) == 59
+    assert "family-3" in set(paired.family)
     assert "case-4" not in set(paired.case)
+
+
+def test_cases_of_one_family_are_no_independent_pairs():
+    rng = np.random.default_rng(13)
+    family = np.repeat(np.arange(20), 5).astype(str)
+    draws = [rng.normal(0, 0.5, (20, D))[np.repeat(np.arange(20), 5)] for _ in range(200)]
+    ours, by_case = ([squared_norm_of_mean(x, of) for x in draws] for of in (family, None))
+    assert abs(np.mean(ours)) < 4 * np.std(ours) / np.sqrt(200)
+    assert np.mean(by_case) > 20 * np.std(ours) / np.sqrt(200)
+    base = rng.normal(size=(100, D))
+    above = []
+    for x in draws[:60]:
+        names = np.arange(100).astype(str)
+        found = shift_size(PairedResiduals(names, family, names, base + x, base), rng)
+        above.append(found.size.value is not None and found.size.value > found.floor)
+    assert np.mean(above) <= 0.15
 
 
 def test_residuals_out_of_step_with_their_table_are_refused():

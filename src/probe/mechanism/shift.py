@@ -12,7 +12,7 @@ from jaxtyping import Float
 from scipy import stats
 
 from probe.behaviour.pairing import pair_keys
-from probe.values import ALL, Direction, Estimate, ProbeError, Site
+from probe.values import ALL, Estimate, ProbeError, Site
 
 FLIPS = 200
 """Random sign flips behind a noise floor."""
@@ -24,7 +24,7 @@ Columns that name the condition are used where present. Rows where the position 
 ``view.table()`` and ``np.asarray(view.resid(...))`` of a store fit."""
 
 _Arm: TypeAlias = tuple[pd.DataFrame, Float[np.ndarray, "_ d_model"]]
-_Signs: TypeAlias = Float[np.ndarray, "flip case"]
+_Signs: TypeAlias = Float[np.ndarray, "flip family"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,35 +69,70 @@ class ShiftSize:
     base_norm: float
 
 
-def squared_norm_of_mean(shift: Float[np.ndarray, "case d_model"]) -> float:
-    """Unbiased estimate of |E d|^2: (|sum d|^2 - sum |d_i|^2) / (n (n - 1)), which may be negative.
+def squared_norm_of_mean(shift: Float[np.ndarray, "case d_model"], family: np.ndarray | None = None) -> float:
+    """Unbiased estimate of |E d|^2: (|sum d|^2 - sum |S_f|^2) / (n^2 - sum n_f^2), which may be negative.
 
-    The products of *different* cases only: |mean d|^2 itself is too large by tr(Sigma) / n.
+    The products of cases of *different families* only (S_f: sum over the n_f cases of one; by default every case is its
+    own): |mean d|^2 itself is too large by tr(Sigma) / n, and cases of one family share noise.
     """
-    n = len(shift)
-    total = shift.sum(0)
-    return float((total @ total - (shift**2).sum()) / (n * (n - 1)))
+    return _Families.of(shift, family).square
 
 
-def sign_flip_floor(shift: Float[np.ndarray, "case d_model"], rng: np.random.Generator, flips: int = FLIPS) -> float:
-    """95 % quantile of :func:`squared_norm_of_mean` when the sign of each case's shift is random, at least 0."""
-    return _floor(_flipped(shift, _signs(rng, flips, len(shift))))
+def sign_flip_floor(
+    shift: Float[np.ndarray, "case d_model"],
+    rng: np.random.Generator,
+    flips: int = FLIPS,
+    family: np.ndarray | None = None,
+) -> float:
+    """95 % quantile of :func:`squared_norm_of_mean` when the sign of each family's shift is random, at least 0."""
+    families = _Families.of(shift, family)
+    return _floor(families.flipped(_signs(rng, flips, len(families.size))))
+
+
+@dataclass(frozen=True, eq=False)
+class _Families:
+    """Sums of the shifts of each case family, and its number of cases."""
+
+    total: Float[np.ndarray, "family d_model"]
+    size: Float[np.ndarray, " family"]
+
+    @classmethod
+    def of(cls, shift: Float[np.ndarray, "case d_model"], family: np.ndarray | None) -> _Families:
+        known, member = np.unique(np.arange(len(shift)) if family is None else family.astype(str), return_inverse=True)
+        return cls(_summed(_float(shift), member, len(known)), np.bincount(member, minlength=len(known)).astype(float))
+
+    @property
+    def square(self) -> float:
+        return float(self.flipped(np.ones((1, len(self.size))))[0])
+
+    def flipped(self, signs: _Signs) -> Float[np.ndarray, " flip"]:
+        """:func:`squared_norm_of_mean` of the families' shifts under each row of signs."""
+        pairs = self.size.sum() ** 2 - (self.size**2).sum()
+        return np.asarray((((signs @ self.total) ** 2).sum(1) - (self.total**2).sum()) / pairs)
+
+    @property
+    def without_each(self) -> Float[np.ndarray, " family"]:
+        """:func:`squared_norm_of_mean` without each family, in closed form: no loop over them."""
+        whole, squares = self.total.sum(0), (self.total**2).sum(1)
+        left = whole @ whole - 2 * self.total @ whole + squares - (squares.sum() - squares)
+        n = self.size.sum()
+        return np.asarray(left / ((n - self.size) ** 2 - ((self.size**2).sum() - self.size**2)))
 
 
 def shift_size(pairs: PairedResiduals, rng: np.random.Generator, flips: int = FLIPS) -> ShiftSize:
-    """Size of the common shift of these pairs, with a jackknife interval over cases and a sign-flip noise floor.
+    """Size of the common shift of these pairs, with a jackknife interval over case families and a sign-flip floor.
 
-    Undefined where the estimate of the squared norm is not positive, and below three cases. Source: ESTIMATORS,
+    Undefined where the estimate of the squared norm is not positive, and below three families. Source: ESTIMATORS,
     Geometry (products over disjoint cases).
 
     Raises:
         ProbeError: there is no pair, or the base's residuals are all nil.
     """
-    return _sized(pairs, _signs(rng, flips, len(pairs.case)))[0]
+    return _sized(pairs, _signs(rng, flips, len(np.unique(pairs.family.astype(str)))))[0]
 
 
 def _sized(pairs: PairedResiduals, signs: _Signs) -> tuple[ShiftSize, np.ndarray]:
-    """:func:`shift_size` with these flips, and the squared relative sizes under them (none below three cases)."""
+    """:func:`shift_size` with these flips, and the squared relative sizes under them (none below three families)."""
     shift, base = _float(pairs.shift), _float(pairs.base)
     n = len(shift)
     if n == 0:
@@ -107,27 +142,17 @@ def _sized(pairs: PairedResiduals, signs: _Signs) -> tuple[ShiftSize, np.ndarray
         raise ProbeError(f"a relative shift needs base residuals that are not all nil; those of {n} cases are")
     lengths = np.sqrt((shift**2).sum(1))
     naive, per_case = (float(x / np.sqrt(base_square)) for x in (np.linalg.norm(shift.mean(0)), lengths.mean()))
-    if n < 3:
-        size = Estimate(None, n=n, note=f"undefined: {n} cases, a size needs three")
+    families = _Families.of(shift, pairs.family)
+    if len(families.size) < 3:
+        told = f"undefined: {n} cases in {len(families.size)} families, a size needs three families"
+        size = Estimate(None, n=n, note=told)
         return ShiftSize(size, np.nan, naive, per_case, np.nan, float(np.sqrt(base_square))), np.array([])
-    square = squared_norm_of_mean(shift)
+    square = families.square
     mean_square = float((lengths**2).mean())
-    null = _flipped(shift, signs) / base_square
+    null = families.flipped(signs) / base_square
     common = square / mean_square if square > 0 else np.nan
-    size = _relative_size(shift, base, square, base_square)
+    size = _relative_size(families, pairs, base_square)
     return ShiftSize(size, float(np.sqrt(_floor(null))), naive, per_case, common, float(np.sqrt(base_square))), null
-
-
-def persona_direction(pairs: PairedResiduals, site: Site, persona: str, base: str) -> Direction:
-    """The mean paired shift, from the base towards the persona, in units of the residual stream.
-
-    Raises:
-        ProbeError: there is no pair.
-    """
-    if len(pairs.case) == 0:
-        raise ProbeError(f"a direction needs a case under both {persona} and {base} at {site}; found none")
-    vector = _float(pairs.shift).mean(0)
-    return Direction(site, vector, persona, base, len(pairs.case), frozenset(pairs.family.tolist()))
 
 
 def pair_residuals(read: Read, site: Site, persona: str, base: str) -> PairedResiduals:
@@ -168,8 +193,9 @@ def shift_by_layer(
             pairs = _paired(read(persona, layer, position), theirs)
             for stratum in _strata(pairs.stratum):
                 inside = pairs.stratum_only(stratum)
-                # Drawn anew from one seed: the same flips of the same cases at every layer, and none of them kept.
-                size, null = _sized(inside, _signs(np.random.default_rng(seed), FLIPS, len(inside.case)))
+                # Drawn anew from one seed: the same flips of the same families at every layer, and none of them kept.
+                families = len(np.unique(inside.family.astype(str)))
+                size, null = _sized(inside, _signs(np.random.default_rng(seed), FLIPS, families))
                 arm = arms.setdefault((persona, stratum), _OverLayers([], []))
                 arm.rows.append({"layer": layer} | _columns(size))
                 arm.nulls.append(null)
@@ -202,33 +228,25 @@ def _signs(rng: np.random.Generator, flips: int, n: int) -> _Signs:
     return rng.choice(np.array([-1.0, 1.0]), size=(flips, n))
 
 
-def _flipped(shift: Float[np.ndarray, "case d_model"], signs: _Signs) -> Float[np.ndarray, " flip"]:
-    """:func:`squared_norm_of_mean` of the shifts under each row of signs."""
-    n = len(shift)
-    totals = ((signs @ _float(shift)) ** 2).sum(1)
-    return np.asarray((totals - (shift**2).sum()) / (n * (n - 1)))
-
-
 def _floor(squares: Float[np.ndarray, " flip"]) -> float:
     return max(0.0, float(np.quantile(squares, 0.95)))
 
 
-def _relative_size(shift: np.ndarray, base: np.ndarray, square: float, base_square: float) -> Estimate:
-    """sqrt(|E d|^2 / E |h_0|^2) with the jackknife of the ratio over cases, its ends taken to the root."""
-    n = len(shift)
+def _relative_size(families: _Families, pairs: PairedResiduals, base_square: float) -> Estimate:
+    """sqrt(|E d|^2 / E |h_0|^2) with the jackknife of the ratio over families, its ends taken to the root."""
+    n, count = len(pairs.case), len(families.size)
+    square = families.square
     if square <= 0:
-        why = "the estimate of the squared norm is not positive" if shift.any() else "no residual differs in any case"
+        differs = pairs.shift.any()
+        why = "the estimate of the squared norm is not positive" if differs else "no residual differs in any case"
         return Estimate(None, n=n, note=f"undefined: below the noise ({why})")
-    total, squares, base_squares = shift.sum(0), (shift**2).sum(1), (base**2).sum(1)
-    # |S - d_i|^2 and the sums without case i, in closed form: no loop over cases.
-    without = total @ total - 2 * shift @ total + squares
-    u_without = (without - (squares.sum() - squares)) / ((n - 1) * (n - 2))
-    ratios = u_without / ((base_squares.sum() - base_squares) / (n - 1))
+    base_squares = _Families.of((_float(pairs.base) ** 2).sum(1, keepdims=True), pairs.family).total[:, 0]
+    ratios = families.without_each / ((base_squares.sum() - base_squares) / (n - families.size))
     ratio = square / base_square
-    se = float(np.sqrt((n - 1) / n * ((ratios - ratios.mean()) ** 2).sum()))
-    half = float(stats.t.ppf(0.975, n - 1)) * se
+    se = float(np.sqrt((count - 1) / count * ((ratios - ratios.mean()) ** 2).sum()))
+    half = float(stats.t.ppf(0.975, count - 1)) * se
     low, high = (float(np.sqrt(max(0.0, end))) for end in (ratio - half, ratio + half))
-    return Estimate(float(np.sqrt(ratio)), low, high, n, method="U-statistic, jackknife over cases")
+    return Estimate(float(np.sqrt(ratio)), low, high, n, method="U-statistic, jackknife over case families")
 
 
 def _paired(ours: _Arm, theirs: _Arm) -> PairedResiduals:
@@ -258,9 +276,13 @@ def _paired(ours: _Arm, theirs: _Arm) -> PairedResiduals:
 def _averaged(x: np.ndarray, group: np.ndarray, n_groups: int) -> Float[np.ndarray, "group d_model"]:
     if n_groups == len(x):  # one row each: only the order changes
         return _float(x)[np.argsort(group)]
+    return _summed(_float(x), group, n_groups) / np.bincount(group, minlength=n_groups)[:, None]
+
+
+def _summed(x: np.ndarray, group: np.ndarray, n_groups: int) -> Float[np.ndarray, "group d_model"]:
     sums = np.zeros((n_groups, x.shape[1]))
-    np.add.at(sums, group, _float(x))
-    return sums / np.bincount(group, minlength=n_groups)[:, None]
+    np.add.at(sums, group, x)
+    return sums
 
 
 def _strata(stratum: np.ndarray) -> tuple[str, ...]:

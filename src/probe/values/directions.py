@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Float
@@ -14,7 +15,10 @@ from probe.values.sites import Site
 class Direction:
     """A vector at one site, in units of the residual stream; its sign points from the base towards the persona.
 
-    ``fitted_on`` names the case families that it was fitted on: judging it on one of them is refused.
+    Its length is the distance between the two mean residuals along it, whatever made it, so that adding it once moves
+    the base's mean as far as the persona's lies in that direction. ``fitted_on`` names the case families that it was
+    fitted on, and ``cases`` their cases: judging it on one of these families is refused. ``maker`` names the function
+    that made it. ``provenance`` holds plain values: which model, store, split and versions.
     """
 
     site: Site
@@ -23,3 +27,6 @@ class Direction:
     base: str
     n_cases: int
     fitted_on: frozenset[str] = frozenset()
+    cases: frozenset[str] = frozenset()
+    maker: str = ""
+    provenance: Mapping[str, str | int] = field(default_factory=dict)
