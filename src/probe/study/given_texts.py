@@ -13,7 +13,7 @@ from probe.study.checked import CLOSED, Count, Flag, Id, Line, Name, Text, check
 from probe.study.json_marks import read_jsonl
 from probe.study.located import Located, kind_of
 from probe.study.text_files import is_there
-from probe.values import Case, GivenText, sha256_of
+from probe.values import Case, GivenText, Persona, sha256_of
 from probe.values.nearest import nearest
 
 
@@ -59,6 +59,7 @@ class _Text:
     rotation: Annotated[Count, Ge(0)] | None = None
     token_ids: tuple[Annotated[Count, Ge(0)], ...] | None = None
     cut: Flag = False
+    personas: tuple[Name, ...] | None = None
 
 
 def read_given(source: Located, directory: Path) -> GivenSpec | None:
@@ -105,6 +106,19 @@ def _entry(text: GivenText) -> dict[str, Any]:
     default = GivenText("", "", "")
     changed = {key: value for key, value in vars(text).items() if value != getattr(default, key)}
     return {key: list(value) if isinstance(value, tuple) else value for key, value in changed.items()}
+
+
+def refuse_unknown_personas(given: GivenSpec | None, personas: tuple[Persona, ...], source: Located) -> None:
+    """Raise where a given text is for a persona that the study does not have."""
+    known = [persona.id for persona in personas]
+    for text in given.texts if given else ():
+        for name in text.personas or ():
+            if name not in known:
+                raise source.refusal(
+                    f"a text of the source {text.source!r} is for the persona {name!r}, which is not among the "
+                    f"personas. {nearest(name, known, 'persona')}",
+                    "given",
+                )
 
 
 def refuse_unknown_cases(given: GivenSpec | None, cases: tuple[Case, ...], source: Located) -> None:

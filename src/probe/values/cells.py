@@ -76,7 +76,8 @@ class PlannedRow:
     """A cell that a plan asks for, with the hashes that notice an edited text.
 
     ``planned`` holds the organism's planned distributions ``{"direct": [...], "reasoned": [...]}`` over the options,
-    where the cell lies inside the plan. ``text`` is the rendered prompt.
+    where the cell lies inside the plan; without the second, the answer is planned to decline. ``text`` is the rendered
+    prompt.
     """
 
     cell: Cell
