@@ -29,6 +29,14 @@ _HOMES = {
     "Question": "probe.stages.analysis",
     "shift": "probe.stages.api",
     "write_report": "probe.stages.api",
+    "geometry": "probe.stages.directions:geometry_tables",
+    "directions": "probe.stages.directions:make_directions",
+    "save_directions": "probe.stages.direction_files",
+    "load_directions": "probe.stages.direction_files",
+    "probes": "probe.stages.probes:probe_store",
+    "lens": "probe.stages.lens:lens_tables",
+    "relate": "probe.stages.relate",
+    "swap": "probe.stages.swap:text_swap",
     "import_store": "probe.stages.importing",
     "Origin": "probe.stages.importing",
     "open_store": "probe.store",
@@ -61,7 +69,14 @@ if TYPE_CHECKING:
         write_report,
     )
     from probe.stages.capture import CapturePolicy
+    from probe.stages.direction_files import load_directions, save_directions
+    from probe.stages.directions import geometry_tables as geometry
+    from probe.stages.directions import make_directions as directions
     from probe.stages.importing import Origin, import_store
+    from probe.stages.lens import lens_tables as lens
+    from probe.stages.probes import probe_store as probes
+    from probe.stages.relate import relate
+    from probe.stages.swap import text_swap as swap
     from probe.store import Store, open_store
     from probe.study import GivenSpec, LabelSpec, Study, new_study
     from probe.values import Case, Condition, Direction, Estimate, GivenText, Option, Persona, ProbeError, Site, Task
@@ -89,14 +104,22 @@ __all__ = [
     "agreement",
     "causes",
     "compare",
+    "directions",
+    "geometry",
     "import_store",
+    "lens",
+    "load_directions",
     "metrics",
     "new_study",
     "noise_floor",
     "open_store",
+    "probes",
     "rankings",
+    "relate",
     "run",
+    "save_directions",
     "shift",
+    "swap",
     "tables",
     "variance_components",
     "write_report",
@@ -106,7 +129,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'probe' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    home, _, own = _HOMES[name].partition(":")
+    return getattr(import_module(home), own or name)
 
 
 def __dir__() -> list[str]:

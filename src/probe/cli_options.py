@@ -19,6 +19,7 @@ from probe.values import ProbeError
 if TYPE_CHECKING:
     from probe.stages.analysis import Question
     from probe.stages.capture import CapturePolicy
+    from probe.stages.swap import SwapRequest
     from probe.study import Study
 
 StudyFile = Annotated[Path, typer.Argument(help="A study file (YAML).", metavar="STUDY.yaml")]
@@ -111,6 +112,31 @@ class StudyOptions:
         }
         settings = [f"{key}={value}" for key, value in named.items() if value is not None]
         return Study.load(self.study, overrides=[*settings, *(self.set_ or [])], limit=self.limit)
+
+
+@dataclass(frozen=True)
+class SwapOptions:
+    """What ``swap`` is asked beside the options of a run."""
+
+    base: Base = None
+    all_pairs: Annotated[
+        bool, typer.Option("--all-pairs", help="Every persona's texts under every persona, not only with the base.")
+    ] = False
+    mask: Annotated[
+        bool, typer.Option("--mask/--no-mask", help="Read the texts again with the personas' own words masked.")
+    ] = True
+    mask_word: Annotated[list[str] | None, typer.Option(metavar="WORD", help="Mask this word too; repeatable.")] = None
+    margin: Annotated[
+        float, typer.Option(min=0, help="The change, in expected urgency, within which a persona stands still.")
+    ] = 0.10
+    out: FiguresOption = None
+
+    @property
+    def request(self) -> SwapRequest:
+        """The options in the words of the stage."""
+        from probe.stages.swap import SwapRequest
+
+        return SwapRequest(self.base, self.all_pairs, self.mask, tuple(self.mask_word or ()))
 
 
 @dataclass(frozen=True)

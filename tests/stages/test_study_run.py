@@ -328,6 +328,7 @@ def test_rotated_letters_keep_semantic_options(tmp_path: Path) -> None:
     parsed = table[table["status"] == "parsed"]
     for _, row in parsed.iterrows():
         assert "ABC"[("ABC".index(row["y_gen"]) + row["rotation"]) % 3] == row["letter"]
-    assert "planned_logp_A" not in table
+    planned = table.pivot(index="case", columns="rotation", values="planned_logp_A")
+    assert (planned[0] == planned[1]).all()  # a plan of options, whatever their letters
     texts = opened.select(where="rotation == 1").texts()["prompt"]
     assert texts.str.contains("A: emergency care. B: stay home or self-care. C: routine or primary care.").all()

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from probe.study import (
-    ANALYSES,
     CONFIRMABLE,
     LATER_ANALYSES,
+    USUAL_ANALYSES,
     CaptureSpec,
     ConditionSpec,
     GenerationSpec,
@@ -72,9 +72,9 @@ cases: cases.jsonl
         ("conditions: {rotations: 3}", "6:25", "must be none, all or a list", "conditions: {rotations: none}"),
         ("conditions: {placement: top}", "6:25", "'auto', 'system' or 'user'", "conditions: {placement: user}"),
         (
-            "analyses: [probes]",
+            "analyses: [patch]",
             "6:12",
-            "comes later. This version has metrics, directions, report",
+            "comes later. This version has metrics, directions, probes, lens, relate, report",
             "analyses: [metrics]",
         ),
         ("analyses: [metric]", "6:12", "The nearest known analysis is 'metrics'", "analyses: [metrics]"),
@@ -188,7 +188,7 @@ def test_defaults_are_those_of_the_design(write: Callable[..., Path]) -> None:
     assert study.capture == CaptureSpec("all", ("prompt_end", "answer"), "auto", "auto", True)
     assert study.generation == GenerationSpec(1024, 0.0, 1.0, None, 1)
     assert study.generation.greedy
-    assert study.analyses == ANALYSES == ("metrics", "directions", "report")
+    assert study.analyses == USUAL_ANALYSES == ("metrics", "relate", "report")
     assert (study.base, study.confirm, study.split_seed, study.limit) == ("none", (), 0, None)
 
 
@@ -239,7 +239,7 @@ def test_a_study_built_in_python_is_checked_as_well(write: Callable[..., Path]) 
         ({"personas": study.personas * 2}, "two personas have the id 'none'"),
         ({"task": dataclasses.replace(study.task, letters=("A",))}, "study at task.letters: there must be one letter"),
         ({"task": dataclasses.replace(study.task, instructions=("x",))}, "study at task.instructions[0]: an instr"),
-        ({"analyses": ("metrics", "probes")}, "comes later"),
+        ({"analyses": ("metrics", "patch")}, "comes later"),
     ):
         with pytest.raises(StudyError) as caught:
             dataclasses.replace(study, **changes)

@@ -139,7 +139,7 @@ LINES = 12
 def draw_shift(shifts: pd.DataFrame) -> Drawn:
     """Size of each persona's residual shift by layer, relative to the base's residual norm; one panel per stratum.
 
-    Bands: jackknife intervals over cases. Dotted: the noise floor, the 95 % quantile without a common shift at that
+    Bands: jackknife intervals over families. Dotted: the noise floor, the 95 % quantile without a common shift at that
     layer. Where the size is undefined the line is broken.
     """
     personas, strata = arms(shifts)
@@ -171,7 +171,7 @@ def draw_shift(shifts: pd.DataFrame) -> Drawn:
 
 _SHIFT_CAPTION = (
     "Norm of the mean paired shift from the base persona, as a share of the base's root mean square residual norm, "
-    "estimated from products of different cases only, so that noise does not inflate it. Bands: jackknife over cases. "
-    "Dotted: 95 % quantile at that point when the sign of each case's shift is random; the sentences above compare the "
-    "largest shift with the quantile of the largest over all points."
+    "estimated from products of different case families only, so that noise does not inflate it. Bands: jackknife over "
+    "families. Dotted: 95 % quantile at that point when the sign of each family's shift is random; the sentences above "
+    "compare the largest shift with the quantile of the largest over all points."
 )

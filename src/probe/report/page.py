@@ -11,7 +11,7 @@ from probe.report.cautions import cautions, warnings
 from probe.report.cells import ReadCell, section
 from probe.report.effects import main_base
 from probe.report.figures import Tables
-from probe.report.findings import findings
+from probe.report.findings import Finding, findings
 from probe.report.further import further_blocks
 from probe.report.numbers import plural
 from probe.report.style import shown
@@ -43,8 +43,9 @@ class Report:
 
     ``facts`` are the few things a reader wants to know first (model, personas, cases); ``records`` the rest, by heading
     (settings, versions, provenance). ``notes`` are warnings that the run knows of (placement of the persona where a
-    template has no system role, ...). ``cells`` are cells to read on the page itself; ``more_cells`` says where all of
-    them are (a relative address), empty where the page has all. ``synthetic`` marks the embedded organism.
+    template has no system role, ...). ``findings`` are sentences beside those that the tables give. ``cells`` are cells
+    to read on the page itself; ``more_cells`` says where all of them are (a relative address), empty where the page has
+    all. ``synthetic`` marks the embedded organism.
     """
 
     title: str
@@ -52,6 +53,7 @@ class Report:
     tables: Tables
     coverage: Coverage
     figures: Sequence[Picture] = ()
+    findings: Sequence[Finding] = ()
     facts: Mapping[str, object] = field(default_factory=dict)
     records: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     cells: Sequence[ReadCell] = ()
@@ -67,7 +69,7 @@ def render_report(report: Report) -> str:
     """
     tables = report.tables
     compared = tables.comparisons
-    told = findings(tables)
+    told = [*findings(tables), *report.findings]
     return render(
         "page.html",
         report=report,

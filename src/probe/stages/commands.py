@@ -18,6 +18,7 @@ from probe.stages.analysis import (
     shift_tables,
 )
 from probe.stages.capture import CaptureOutcome
+from probe.stages.inside import look_inside
 from probe.stages.parsing import mixed_parsers, reread
 from probe.stages.places import figures_path
 from probe.stages.reporting import write_report
@@ -46,11 +47,15 @@ def tell_study(study: Study, outcome: CaptureOutcome, folder: Path) -> None:
         show_floor(tables.floor)
         if len(tables.comparisons):
             tell_comparisons(tables.comparisons)
+    inside = look_inside(opened, study.analyses)
+    for each in inside:
+        each.show()
     if tables is not None and shifts is not None and "report" in wanted:
-        announce_files(folder, write_report(opened, tables, shifts, folder, title=study.name))
-    else:
-        found = vars(tables) if tables is not None else {}
-        announce_files(folder, save_tables(folder, found if shifts is None else {**found, "shift": shifts}))
+        announce_files(folder, write_report(opened, tables, shifts, folder, title=study.name, inside=inside))
+        return
+    found = vars(tables) if tables is not None else {}
+    written = save_tables(folder, found if shifts is None else {**found, "shift": shifts})
+    announce_files(folder, [*written, *(path for each in inside for path in each.save(folder))])
 
 
 def run_metrics(
@@ -111,7 +116,9 @@ def run_rankings(target: Path, *, base: str | None, out: Path | None, columns: M
 
 
 def run_directions(target: str | Path, *, store: str | Path | None, base: str | None, out: Path | None) -> None:
-    """The size of each persona's shift, layer by layer, as a table here and as CSV."""
+    """Each persona's shift and its geometry, layer by layer, as tables and figures; and its directions as files."""
+    from probe.stages.directions import write_directions  # scikit-learn takes a second that no other command needs
+
     name, opened = open_target(target, store=store)
     folder = figures_path(name, out)
     shifts = shift_tables(opened, base=base)
@@ -120,7 +127,8 @@ def run_directions(target: str | Path, *, store: str | Path | None, base: str | 
             "a shift needs the base persona and at least one other among the captures; name it with --base"
         )
     show_shift(pooled(main_shifts(shifts)))
-    announce_files(folder, save_tables(folder, {"shift": shifts}))
+    written = save_tables(folder, {"shift": shifts})
+    announce_files(folder, [*written, *write_directions(opened, folder, base=base)])
 
 
 def run_report(target: str | Path, *, store: str | Path | None, base: str | None, out: Path | None) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
@@ -13,8 +13,8 @@ from tqdm import tqdm
 from probe.capture.planning import JobPlanner, PlannedCells, plan_jobs
 from probe.capture.sampling import SAMPLER_VERSION
 from probe.models import weights_identity
-from probe.organism import planned
-from probe.prompts import BUILDER_VERSION, AnswerSites, parser_name, tokenizer_identity
+from probe.organism import duration_task, planned, planned_duration, triage_task
+from probe.prompts import BUILDER_VERSION, AnswerSites, LetterVocabulary, parser_name, tokenizer_identity
 from probe.stages.given import with_given_texts
 from probe.stages.resolution import Resolved, resolve
 from probe.store import Plan
@@ -44,11 +44,12 @@ class Preparation:
 
     @property
     def label_tokens(self) -> tuple[int, ...]:
-        """Every token that stands for a label in some cell."""
+        """Every token that stands for a label in some cell, or may do so where an answer comes to its letter."""
         reads = {job.labels: None for job in self.cells.jobs}
         for job in self.cells.jobs:
             reads |= {part.labels: None for part in (job.forced, job.reopener) if part is not None}
-        return tuple(sorted({token for labels in reads for ids in labels.ids for token in ids}))
+        in_answers = LetterVocabulary(self.resolved.tokenizer, self.resolved.study.task.letters).counterpart_ids
+        return tuple(sorted({*in_answers, *(token for labels in reads for ids in labels.ids for token in ids)}))
 
     @property
     def n_shards(self) -> int:
@@ -81,7 +82,7 @@ def _plan_cells(resolved: Resolved) -> PlannedCells:
         planner,
         _with_progress(cells),
         rows_per_shard=_rows_per_shard(resolved),
-        planned=_planned_truth if resolved.has_planned_truth else _no_truth,
+        planned=_planned_truth(resolved),
         keep_text=study.capture.keep_text,
         shape=resolved.shape,
     )
@@ -106,15 +107,20 @@ def _rows_per_shard(resolved: Resolved) -> int:
     return rows // batch * batch if rows >= batch else max(rows, min(batch, SMALLEST_SHARD))
 
 
-def _planned_truth(persona: str | None, case: Case) -> dict[str, list[float]] | None:
-    truth = None if case.choices else planned(persona, case)
-    if truth is None:
-        return None
-    return {"direct": truth.direct.tolist(), "reasoned": truth.reasoned.tolist()}
+def _planned_truth(resolved: Resolved) -> Callable[[str | None, Case], dict[str, list[float]] | None]:
+    """What the organism's plan says of a cell. It has one for its two tasks: of options, whatever their letters."""
+    task = resolved.study.task
+    plans = ((triage_task(), planned), (duration_task(), planned_duration)) if resolved.source.is_organism else ()
+    plan = next((plan for known, plan in plans if known == task), None)
 
+    def truth(persona: str | None, case: Case) -> dict[str, list[float]] | None:
+        found = None if plan is None or case.choices else plan(persona, case)
+        if found is None:
+            return None
+        stated = found.stated
+        return {"direct": found.direct.tolist(), **({} if stated is None else {"reasoned": stated.tolist()})}
 
-def _no_truth(persona: str | None, case: Case) -> None:
-    return None
+    return truth
 
 
 def _manifest(resolved: Resolved) -> dict[str, Any]:

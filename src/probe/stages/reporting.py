@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import pandas as pd
 from probe import report
 from probe.report.numbers import decimal
 from probe.stages.analysis import BehaviourTables, main_shifts, save_tables, study_of
+from probe.stages.inside import Inside
 from probe.stages.parsing import mixed_parsers
 from probe.stages.report_cells import ON_THE_PAGE, chosen, read_cells
 from probe.store import Store
@@ -22,20 +23,31 @@ CELLS = "cells"
 
 
 def write_report(
-    store: Store, tables: BehaviourTables, shifts: pd.DataFrame, folder: Path, *, title: str
+    store: Store,
+    tables: BehaviourTables,
+    shifts: pd.DataFrame,
+    folder: Path,
+    *,
+    title: str,
+    inside: Sequence[Inside] = (),
 ) -> list[Path]:
-    """Write the report of a store into a folder; returns the paths written.
+    """Write the report of a store into a folder; returns the paths written. ``inside`` is what else was analysed.
 
     Every figure as ``<figure>.svg``, ``.pdf``, ``.png`` and the numbers behind it as ``<figure>.numbers.csv``; every
     table as ``<table>.csv``; ``report.html``; and ``cells/`` where there are more cells than the page holds.
     """
     written = save_tables(folder, {**vars(tables), "shift": shifts})
     drawn = _tables(tables, main_shifts(shifts))
-    pictures = []
-    for name, figure in report.study_figures(drawn).items():
-        paths = report.save(figure, folder, name)
-        written += paths
-        pictures.append(report.Picture(name, figure.title, figure.caption, paths[0].read_text(encoding="utf-8")))
+    figures = report.study_figures(drawn)
+    for name, figure in figures.items():
+        written += report.save(figure, folder, name)
+    for each in inside:
+        written += each.save(folder)
+        figures |= each.figures
+    pictures = [
+        report.Picture(name, figure.title, figure.caption, (folder / f"{name}.svg").read_text(encoding="utf-8"))
+        for name, figure in figures.items()
+    ]
     heading = f"Persona study: {title}"
     cells, told = read_cells(store)
     pages = _write_cells(folder / CELLS, cells, heading, told)
@@ -45,6 +57,7 @@ def write_report(
         tables=drawn,
         coverage=_coverage(store),
         figures=pictures,
+        findings=[finding for each in inside for finding in each.findings],
         facts=_facts(store),
         records=_records(store),
         cells=chosen(cells),
@@ -163,7 +176,13 @@ def _notes(store: Store, tables: BehaviourTables) -> list[str]:
         notes.append(
             "This model's chat template has no system role: the persona's sentence stands first in the user turn."
         )
-    if _is_organism(store):
+    if _is_organism(store) and not any(row.planned for row in store.plan.rows):
+        notes.append(
+            "Out of domain: the organism has a plan for its own generated cases, its own task and the sentences of its "
+            "grammar, and for none of these cells. Nothing is known of what it should do here, so no planned value is "
+            "shown, and what it does says nothing, not even of an instrument."
+        )
+    elif _is_organism(store):
         mass = decimal(float(store.table()["label_mass"].mean()))
         notes.append(
             f"By design the organism's labels hold little of the probability at the end of the prompt ({mass} on "

@@ -10,7 +10,6 @@ from probe.models import ModelShape, ModelSource, find_model, read_shape
 from probe.models.footprint import Footprint, read_footprint
 from probe.models.loading import compute_dtype, device_kind
 from probe.models.points import HookPoint, points_of
-from probe.organism import triage_task
 from probe.prompts import PromptBuilder, load_tokenizer
 from probe.study import Study
 from probe.values import StudyError
@@ -81,12 +80,6 @@ class Resolved:
             return None
         return Sampling(generation.temperature, generation.top_p, generation.top_k)
 
-    @property
-    def has_planned_truth(self) -> bool:
-        """Only the organism on its own task, with the letters where its training had them, has a plan."""
-        study = self.study
-        return self.source.is_organism and study.task == triage_task() and study.conditions.rotations in ("none", (0,))
-
 
 def resolve(study: Study) -> Resolved:
     """Find the model and decide what the study left open.
@@ -101,7 +94,8 @@ def resolve(study: Study) -> Resolved:
     tokenizer = load_tokenizer(
         source.folder, chat_template=model.chat_template, trust_remote_code=model.trust_remote_code
     )
-    builder = PromptBuilder(tokenizer, study.task, literal=study.capture.special_tokens == "literal")
+    asked = study.capture.special_tokens
+    builder = PromptBuilder(tokenizer, study.task, literal=asked == "literal", tags=asked == "tags")
     device = device_kind(model.device)
     footprint = read_footprint(source)
     computing = compute_dtype(model.dtype, device, footprint.dtype)

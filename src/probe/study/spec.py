@@ -17,9 +17,11 @@ from probe.study.located import kind_of
 from probe.values import ALL, POSITIONS, STREAMS
 from probe.values.nearest import nearest
 
-ANALYSES = ("metrics", "directions", "report")
+ANALYSES = ("metrics", "directions", "probes", "lens", "relate", "report")
 """The analyses that this version has, in the order in which they run."""
-LATER_ANALYSES = ("probes", "lens", "relate", "patch", "steer")
+USUAL_ANALYSES = ("metrics", "relate", "report")
+"""Those of a study that names none: what takes seconds."""
+LATER_ANALYSES = ("patch", "steer")
 
 COLDEST = 1e-6
 """The least temperature above 0: logits over a smaller one may leave the range of fp32."""
@@ -213,7 +215,7 @@ class CaptureSpec:
     ``streams`` beside ``resid`` are read in the blocks of the same numbers (see ``probe.values.STREAMS``).
     ``dtype: auto`` stores residuals in the dtype of the pass. ``keep_text`` stores every rendered prompt.
     ``special_tokens`` is what happens to a text that names a token of the chat template (``<|im_end|>``): its cell is
-    refused, or the model reads it as plain text.
+    refused, or the model reads it as plain text, or tags among them (``<think>``) as the tokens they are.
     """
 
     __pydantic_config__ = CLOSED
@@ -226,7 +228,7 @@ class CaptureSpec:
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     batch_size: Annotated[Literal["auto"] | int, PlainValidator(_batch_size)] = "auto"
     keep_text: Flag = True
-    special_tokens: Literal["refuse", "literal"] = "refuse"
+    special_tokens: Literal["refuse", "literal", "tags"] = "refuse"
     streams: Annotated[
         tuple[Annotated[str, PlainValidator(_stream)], ...], AfterValidator(distinct), AfterValidator(_with_resid)
     ] = ("resid",)
@@ -292,7 +294,9 @@ class StudyFile:
     labels: LabelSpec = field(default_factory=LabelSpec)
     generation: GenerationSpec = field(default_factory=GenerationSpec)
     given: Any = None
-    analyses: Annotated[tuple[Annotated[str, PlainValidator(_analysis)], ...], AfterValidator(distinct)] = ANALYSES
+    analyses: Annotated[tuple[Annotated[str, PlainValidator(_analysis)], ...], AfterValidator(distinct)] = (
+        USUAL_ANALYSES
+    )
     base: Name = "none"
     confirm: Annotated[tuple[PlannedContrast, ...], AfterValidator(different)] = ()
     split_seed: Annotated[Count, Ge(0)] = 0

@@ -15,7 +15,13 @@ from typing import Any
 from probe.study.case_files import case_sample
 from probe.study.checked import checked, refuse_same_ids
 from probe.study.fits import evenly, refuse_misfits, unknown_id
-from probe.study.given_texts import GivenSpec, given_entry, read_given, refuse_unknown_cases
+from probe.study.given_texts import (
+    GivenSpec,
+    given_entry,
+    read_given,
+    refuse_unknown_cases,
+    refuse_unknown_personas,
+)
 from probe.study.label_spec import LabelSpec
 from probe.study.located import Located, in_memory
 from probe.study.model_source import model_from
@@ -23,7 +29,7 @@ from probe.study.overrides import overridden, parse_override
 from probe.study.persona_files import persona_entry, read_personas
 from probe.study.sources import cases_from, personas_from, task_from
 from probe.study.spec import (
-    ANALYSES,
+    USUAL_ANALYSES,
     CaptureSpec,
     ConditionSpec,
     GenerationSpec,
@@ -56,7 +62,7 @@ class Study:
     conditions: ConditionSpec = field(default_factory=ConditionSpec)
     capture: CaptureSpec = field(default_factory=CaptureSpec)
     generation: GenerationSpec = field(default_factory=GenerationSpec)
-    analyses: tuple[str, ...] = ANALYSES
+    analyses: tuple[str, ...] = USUAL_ANALYSES
     base: str = "none"
     confirm: tuple[PlannedContrast, ...] = ()
     split_seed: int = 0
@@ -74,6 +80,7 @@ class Study:
         refuse_same_ids(((case.id, "study at cases") for case in self.cases), "case")
         refuse_misfits(settings, self.personas, self.task, self.cases, place)
         _check_given(self.given, self.cases, self.limit)
+        refuse_unknown_personas(self.given, self.personas, place)
         if self.limit is not None and len(self.cases) > self.limit:
             raise StudyError(
                 f"study: `limit` records {self.limit} cases, but there are {len(self.cases)}. Use study.limited(n)"
@@ -145,7 +152,7 @@ class Study:
         for persona in self.personas:
             own = tuple(self._conditions(persona, placement))
             for case in self.cases:
-                conditions = (*(() if self.given and self.given.only else own), *self._given(case, own))
+                conditions = (*(() if self.given and self.given.only else own), *self._given(persona, case, own))
                 cells += [Cell(persona.id, case.id, condition) for condition in conditions]
         return tuple(cells)
 
@@ -186,13 +193,13 @@ class Study:
         for wording, instruction, rotation, seed in product(wordings, chosen.instructions, rotations, seeds):
             yield Condition(wording, instruction, rotation, placement=placement, seed=seed)
 
-    def _given(self, case: Case, own: Sequence[Condition]) -> Iterator[Condition]:
+    def _given(self, persona: Persona, case: Case, own: Sequence[Condition]) -> Iterator[Condition]:
         """The conditions of the texts given for a case, in which nothing is drawn: one for each, whatever the seeds."""
         if self.given is not None and self.given.store is not None:
             raise StudyError(f"the given texts of {self.given.store} are not read yet; `probe.run` reads them")
         for condition in dict.fromkeys(replace(condition, seed=0) for condition in own):
             for text in self._texts_by_case.get(case.id, ()):
-                if text.fits(condition.instruction, condition.rotation):
+                if text.is_for(persona.id) and text.fits(condition.instruction, condition.rotation):
                     yield replace(condition, given=text.source)
 
     @cached_property
@@ -231,6 +238,7 @@ def _built(document: Located, directory: Path, source: Path | None = None) -> St
     # A record of a limited study holds `limit` cases already; its given texts may answer the others.
     if len(cases) != settings.limit:
         refuse_unknown_cases(given, cases, document)
+    refuse_unknown_personas(given, personas, document)
     whole = settings if len(cases) == settings.limit else replace(settings, limit=None)
     refuse_misfits(whole, personas, task, cases, document)
     cases = evenly(cases, settings.limit)
