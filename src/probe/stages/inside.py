@@ -86,15 +86,13 @@ def _lens(store: Store) -> Inside:
 
 def _relate(store: Store) -> Inside:
     from probe.report.relation import relation_figures
-    from probe.report.relation_sentences import prediction_sentence, relation_sentence, sides_sentence
+    from probe.report.relation_sentences import relation_sentence
     from probe.stages.relate import relate
     from probe.stages.terminal_relation import show_relation
 
-    tables = relate(store)
+    tables = relate(store.table())  # the verdicts take seconds; what residuals predict, minutes: `probe relate`
     own = tables.relation[tables.relation["base"] == tables.relation["base"].iloc[0]]
     told = [relation_sentence(row) for _, row in own[own["stratum"] == ALL].iterrows()]
-    told += [prediction_sentence(tables.prediction)] if len(tables.prediction) else []
-    told += [sides_sentence(tables.sides)] if len(tables.sides) else []
     lead = (
         "L is the persona's change of the latent label, D what writing the answer adds, T = L + D. They say where an "
         "effect is visible, not where it is caused."
