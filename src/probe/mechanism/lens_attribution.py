@@ -16,12 +16,10 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
-from probe.behaviour import control_personas, pair_rows
 from probe.behaviour.columns import text_of
-from probe.behaviour.controls import CONTROLS
 from probe.mechanism.lens import LabelHead, contrast_names, contrasts, gathered, label_scores
 from probe.mechanism.lens_reads import LensReads
-from probe.mechanism.lens_tables import METHOD, mean_over_cases, strata_of
+from probe.mechanism.lens_tables import METHOD, mean_over_cases, pairs_of, strata_of
 from probe.values import ProbeError
 
 NORM, TOTAL, ROUNDING = "norm", "total", "rounding"
@@ -85,31 +83,23 @@ def attribution_table(
     if reads.check is None:
         return pd.DataFrame()
     _check_sum(reads, components)
-    table, persona, rows = reads.table, text_of(reads.table, "persona"), []
-    neutral = control_personas(table)
-    for base in bases:
-        theirs = np.flatnonzero(np.isin(persona, neutral) if base == CONTROLS else persona == base)
-        for name in dict.fromkeys(persona.tolist()):
-            ours = np.flatnonzero(persona == name)
-            if name == base or (base == CONTROLS and name in neutral):
-                continue
-            left, right = pair_rows(table.iloc[ours], table.iloc[theirs])
-            left, right = ours[left], theirs[right]
-            same = (reads.places[left] == reads.places[right]).all((1, 2))
-            note = "" if same.all() else f"{(~same).sum()} of {len(same)} pairs are written by other tokens"
-            left, right = left[same], right[same]
-            if not len(left):
-                continue
-            values = attributed(reads, head, components, left, right)
-            for stratum, inside in strata_of(table, left):
-                key = {"persona": name, "base": base, "stratum": stratum, "position": reads.position, "note": note}
-                case = text_of(table.iloc[left[inside]], "case")
-                drawn = mean_over_cases(values[inside], case, np.random.default_rng(int(rng.integers(2**63))))
-                for i, component in enumerate((*components.names, NORM, TOTAL)):
-                    for k, contrast in enumerate(contrast_names(reads.options)):
-                        ends = {"value": drawn.mean[i, k], "low": drawn.low[i, k], "high": drawn.high[i, k]}
-                        where = {"contrast": contrast, "component": component, "layer": _block(component)}
-                        rows.append(key | where | ends | {"n": drawn.n, "method": METHOD})
+    table, rows = reads.table, []
+    for name, base, left, right, _ in pairs_of(reads, bases):
+        same = (reads.places[left] == reads.places[right]).all((1, 2))
+        note = "" if same.all() else f"{(~same).sum()} of {len(same)} pairs are written by other tokens"
+        left, right = left[same], right[same]
+        if not len(left):
+            continue
+        values = attributed(reads, head, components, left, right)
+        for stratum, inside in strata_of(table, left):
+            key = {"persona": name, "base": base, "stratum": stratum, "position": reads.position, "note": note}
+            case = text_of(table.iloc[left[inside]], "case")
+            drawn = mean_over_cases(values[inside], case, np.random.default_rng(int(rng.integers(2**63))))
+            for i, component in enumerate((*components.names, NORM, TOTAL)):
+                for k, contrast in enumerate(contrast_names(reads.options)):
+                    ends = {"value": drawn.mean[i, k], "low": drawn.low[i, k], "high": drawn.high[i, k]}
+                    where = {"contrast": contrast, "component": component, "layer": _block(component)}
+                    rows.append(key | where | ends | {"n": drawn.n, "method": METHOD})
     first = ["persona", "base", "stratum", "position", "contrast", "component", "layer", "value", "low", "high", "n"]
     return pd.DataFrame(rows, columns=[*first, "method", "note"])
 

@@ -87,26 +87,29 @@ class Shift:
     readout: Resampled
 
 
-def paired_shifts(reads: LensReads, bases: Sequence[str], rng: np.random.Generator) -> list[Shift]:
-    """Every persona against every base (``controls``: the mean of the control wordings), pooled and per stratum."""
+def pairs_of(reads: LensReads, bases: Sequence[str]) -> Iterator[tuple[str, str, np.ndarray, np.ndarray, int]]:
+    """Persona, base, the rows of both in pairs, and the part of the readouts that left the persona out."""
     table, persona = reads.table, text_of(reads.table, "persona")
     neutral = control_personas(table)
-    found = []
     for base in bases:
         theirs = np.flatnonzero(np.isin(persona, neutral) if base == CONTROLS else persona == base)
         for name in dict.fromkeys(persona.tolist()):
             ours = np.flatnonzero(persona == name)
-            if name == base or (base == CONTROLS and name in neutral):
-                continue
-            left, right = pair_rows(table.iloc[ours], table.iloc[theirs])
-            left, right = ours[left], theirs[right]
-            for stratum, inside in strata_of(table, left):
-                a, b = left[inside], right[inside]
-                fit = reads.readout[:, reads.part[ours[0]]]
-                lens, readout = (np.moveaxis(x[:, a] - x[:, b], 0, 1) for x in (reads.lens, fit))
-                case, seed = text_of(table.iloc[a], "case"), int(rng.integers(2**63))
-                drawn = (mean_over_cases(x, case, np.random.default_rng(seed)) for x in (lens, readout))
-                found.append(Shift(name, base, stratum, *drawn))
+            if name != base and not (base == CONTROLS and name in neutral):
+                left, right = pair_rows(table.iloc[ours], table.iloc[theirs])
+                yield name, base, ours[left], theirs[right], int(reads.part[ours[0]])
+
+
+def paired_shifts(reads: LensReads, bases: Sequence[str], rng: np.random.Generator) -> list[Shift]:
+    """Every persona against every base (``controls``: the mean of the control wordings), pooled and per stratum."""
+    found = []
+    for name, base, left, right, part in pairs_of(reads, bases):
+        for stratum, inside in strata_of(reads.table, left):
+            a, b = left[inside], right[inside]
+            lens, readout = (np.moveaxis(x[:, a] - x[:, b], 0, 1) for x in (reads.lens, reads.readout[:, part]))
+            case, seed = text_of(reads.table.iloc[a], "case"), int(rng.integers(2**63))
+            drawn = (mean_over_cases(x, case, np.random.default_rng(seed)) for x in (lens, readout))
+            found.append(Shift(name, base, stratum, *drawn))
     return found
 
 

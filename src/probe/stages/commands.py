@@ -16,6 +16,7 @@ from probe.stages.analysis import (
     pooled,
     save_tables,
     shift_tables,
+    study_of,
 )
 from probe.stages.capture import CaptureOutcome
 from probe.stages.inside import look_inside
@@ -136,4 +137,5 @@ def run_report(target: str | Path, *, store: str | Path | None, base: str | None
     name, opened = open_target(target, store=store)
     folder = figures_path(name, out)
     tables, shifts = behaviour_tables(opened, Question(base=base)), shift_tables(opened, base=base)
-    announce_files(folder, write_report(opened, tables, shifts, folder, title=name))
+    inside = look_inside(opened, study_of(opened).get("analyses", ()))
+    announce_files(folder, write_report(opened, tables, shifts, folder, title=name, inside=inside))
