@@ -24,9 +24,9 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from probe.mechanism.nulls import blocks_moved
-from probe.mechanism.probe_scores import auroc, fold_auroc, macro
-from probe.mechanism.ridge import nested
+from probe.mechanism.linear.ridge import nested
+from probe.mechanism.linear.scores import auroc, fold_auroc, macro
+from probe.mechanism.probes.nulls import blocks_moved
 from probe.mechanism.splits import fold_of
 
 PERSONAS, FOLDS, BASE_RATE = 12, 5, 0.2

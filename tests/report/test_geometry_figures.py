@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from probe.mechanism.geometry import geometry
+from probe.mechanism.geometry.tables import geometry
 from probe.report.geometry import draw_cosines, draw_norms, draw_role_style, draw_stability
 from probe.report.style import svg
-from tests.mechanism.geometry_samples import cells, unit
+from tests.mechanism.geometry.geometry_samples import cells, unit
 
 ROLES = {"nurse": ("nurse", ""), "bold_nurse": ("nurse", "bold"), "doc": ("doc", ""), "bold_doc": ("doc", "bold")}
 

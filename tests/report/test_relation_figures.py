@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from probe.mechanism.flips import flip_table
-from probe.mechanism.locus import loci
-from probe.mechanism.relation import relation
-from probe.mechanism.simulated import simulated_table
-from probe.mechanism.verdicts import VERDICTS
+from probe.mechanism.relation.flips import flip_table
+from probe.mechanism.relation.locus import loci
+from probe.mechanism.relation.simulated import simulated_table
+from probe.mechanism.relation.verdict_table import relation
+from probe.mechanism.relation.verdicts import VERDICTS
 from probe.report.drawn import save
 from probe.report.relation import relation_figures
 from probe.report.relation_sentences import WORDS, prediction_sentence, relation_sentence, sides_sentence

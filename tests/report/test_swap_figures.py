@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from probe.mechanism.listener import confusion
-from probe.mechanism.swap import path_effects, path_verdicts
+from probe.mechanism.swap.listener import confusion
+from probe.mechanism.swap.paths import path_effects, path_verdicts
 from probe.report.drawn import save
 from probe.report.swap import MOST_GUESSES, draw_listener, draw_paths, swap_figures
-from tests.mechanism.swap_worlds import NONE, P, heard, world
+from tests.mechanism.swap.swap_worlds import NONE, P, heard, world
 
 
 def tables(masked: bool = True) -> tuple[pd.DataFrame, pd.DataFrame]:

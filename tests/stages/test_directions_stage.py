@@ -13,12 +13,12 @@ import pandas as pd
 import pytest
 from safetensors.numpy import save_file
 
-from probe.mechanism.directions import MAKERS, contrast_of
+from probe.mechanism.geometry.directions import MAKERS, contrast_of
 from probe.stages.direction_files import load_directions, save_directions
 from probe.stages.directions import geometry_tables, make_directions, save_made, write_directions
 from probe.store import StoreLock, open_store, open_writer
 from probe.values import Direction, ProbeError
-from tests.mechanism.geometry_samples import D, cells, unit
+from tests.mechanism.geometry.geometry_samples import D, cells, unit
 from tests.store import store_samples as samples
 from tests.test_house import WITHOUT_TORCH
 

@@ -12,7 +12,7 @@ import torch
 from typer.testing import CliRunner
 
 from probe.cli import app
-from probe.mechanism.lens import label_head, project, token_places
+from probe.mechanism.lens.head import label_head, project, token_places
 from probe.stages.capture import capture
 from probe.stages.lens import lens_tables
 from probe.store import Store, open_store

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from probe.mechanism.simulated import KINDS, simulated_table
+from probe.mechanism.relation.simulated import KINDS, simulated_table
 from probe.stages.analysis import Question
 from probe.stages.relate import Asked, relate, run_relate
 from probe.store import open_store

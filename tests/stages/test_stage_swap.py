@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 import probe
 from probe.cli import app
-from probe.mechanism.swap import four_reads
+from probe.mechanism.swap.paths import four_reads
 from probe.stages import preparation
 from probe.stages.capture import CapturePolicy
 from probe.stages.interrupts import Interrupted

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from probe.mechanism.swap import DIRECT, TEXT
+from probe.mechanism.swap.paths import DIRECT, TEXT
 from probe.organism import planned
 from probe.stages.swap import SwapTables, text_swap
 from probe.study import Study

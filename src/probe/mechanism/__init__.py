@@ -1,7 +1,7 @@
 """What a persona does inside: directions and shifts of the residual stream. Knows arrays and cases; knows no model."""
 
 from probe.mechanism.activations import Activations, SiteRows, in_memory
-from probe.mechanism.shift import (
+from probe.mechanism.geometry.shift import (
     PairedResiduals,
     Read,
     ShiftSize,

@@ -26,7 +26,7 @@ def draw_persona_picture(
     Above: probes fitted on other cases of other personas, with 95 % intervals; .5 is chance. Below: how often the label
     that the lens shows is the latent, and the stated, one; hatched where the lens is marked unreliable; the bar spans
     the layers over which the persona's shift of the label contrasts arises. ``readable`` is the table of
-    :func:`probe.mechanism.readable.readable_table`, the others those of the lens.
+    :func:`probe.mechanism.probes.readable.readable_table`, the others those of the lens.
     """
     own, agreed = readable[readable["persona"] == persona], agreement[agreement["persona"] == persona]
     positions = list(dict.fromkeys([*own["position"], *agreed["position"]]))

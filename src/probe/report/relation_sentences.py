@@ -24,7 +24,7 @@ WORDS = {
 
 
 def relation_sentence(row: pd.Series) -> str:
-    """One row of :func:`probe.mechanism.relation.relation` as a sentence, with what a reader must beware of."""
+    """One row of the relation (:mod:`probe.mechanism.relation`) as a sentence, with what a reader must beware of."""
     where = f"{shown(row['persona'])} against {_base(row['base'])}, {shown(row['stratum'])}"
     told = f"{where}: {row['verdict']} ({WORDS[row['verdict']]}"
     if row["verdict"] == "opposed" and row["T_status"] == "still":

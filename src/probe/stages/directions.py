@@ -13,14 +13,14 @@ from tqdm import tqdm
 
 from probe import behaviour, report
 from probe.mechanism.activations import Activations
-from probe.mechanism.directions import (
+from probe.mechanism.geometry.directions import (
     MAKERS,
     Contrast,
     contrast_of,
     judge,
     training_families,
 )
-from probe.mechanism.geometry import GeometryTables, geometry
+from probe.mechanism.geometry.tables import GeometryTables, geometry
 from probe.mechanism.splits import families_of
 from probe.report import geometry as report_geometry
 from probe.stages.activations import activations

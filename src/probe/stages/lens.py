@@ -12,12 +12,12 @@ from tqdm import tqdm
 
 from probe import behaviour
 from probe.mechanism import Activations
-from probe.mechanism.lens import LabelHead, label_head, project, token_places
-from probe.mechanism.lens_attribution import attribution_table, components_of
-from probe.mechanism.lens_depth import depth_table
-from probe.mechanism.lens_reads import LabelSite, LensQuestion, LensReads, is_content_free, no_lens, read_lens
-from probe.mechanism.lens_tables import agreement_table, contrast_table, paired_shifts, reliability_table
-from probe.mechanism.readable import readable_table
+from probe.mechanism.lens.attribution import attribution_table, components_of
+from probe.mechanism.lens.depth import depth_table
+from probe.mechanism.lens.head import LabelHead, label_head, project, token_places
+from probe.mechanism.lens.reads import LabelSite, LensQuestion, LensReads, is_content_free, no_lens, read_lens
+from probe.mechanism.lens.tables import agreement_table, contrast_table, paired_shifts, reliability_table
+from probe.mechanism.probes.readable import readable_table
 from probe.report.drawn import Drawn, save
 from probe.report.lens import lens_figures
 from probe.report.persona_picture import draw_persona_picture

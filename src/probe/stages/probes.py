@@ -12,10 +12,10 @@ from tqdm import tqdm
 
 from probe import behaviour
 from probe.mechanism import Activations, families_of
-from probe.mechanism.probe_settings import ProbeSettings, folds_of
-from probe.mechanism.probe_targets import targets_of
-from probe.mechanism.probe_transfer import transfer_table
-from probe.mechanism.probes import probe_table
+from probe.mechanism.probes.settings import ProbeSettings, folds_of
+from probe.mechanism.probes.tables import probe_table
+from probe.mechanism.probes.targets import targets_of
+from probe.mechanism.probes.transfer import transfer_table
 from probe.report.drawn import save
 from probe.report.probes import draw_probes
 from probe.stages.activations import activations
@@ -86,7 +86,7 @@ def run_probes(target: str | Path, asked: Asked, *, store: str | Path | None = N
 
 
 def probe_store(source: Store, asked: Asked | None = None, *, seed: int = 0) -> pd.DataFrame:
-    """The table of :func:`probe.mechanism.probes.probe_table` for the generated cells of a store; see docs/probes.md.
+    """The table of :mod:`probe.mechanism.probes.tables` for the generated cells of a store; see docs/probes.md.
 
     Families are split by their hash with the study's ``split_seed``; ``seed`` drives permutations and controls. Where
     there are fewer families than folds, there are as many folds as families.

@@ -11,13 +11,13 @@ import pandas as pd
 from tqdm import tqdm
 
 from probe import behaviour
-from probe.mechanism.explanation import Settings, prediction
-from probe.mechanism.flips import flip_table
-from probe.mechanism.locus import loci, locus_table
-from probe.mechanism.relation import MAIN_OUTCOME, relation
-from probe.mechanism.sides import sides_with
-from probe.mechanism.verdicts import MARGIN
-from probe.mechanism.who_changes import who_changes
+from probe.mechanism.relation.explanation import Settings, prediction
+from probe.mechanism.relation.flips import flip_table
+from probe.mechanism.relation.locus import loci, locus_table
+from probe.mechanism.relation.sides import sides_with
+from probe.mechanism.relation.verdict_table import MAIN_OUTCOME, relation
+from probe.mechanism.relation.verdicts import MARGIN
+from probe.mechanism.relation.who_changes import who_changes
 from probe.report.drawn import save
 from probe.report.relation import relation_figures
 from probe.stages.activations import activations
@@ -64,7 +64,7 @@ def relate(
     base that is asked for comes first. What residuals are asked is against the first base that is a persona.
 
     Raises:
-        ProbeError: there is no base, or the table breaks a rule of ``probe.mechanism.locus.loci``.
+        ProbeError: there is no base, or the table breaks a rule of ``probe.mechanism.relation.locus.loci``.
     """
     question, asked = question or Question(), asked or Asked()
     table = cells(source, question)

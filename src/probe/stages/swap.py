@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from probe.mechanism.listener import confusion, identifiability, parroting
-from probe.mechanism.swap import path_effects, path_verdicts
-from probe.mechanism.verdicts import MARGIN
+from probe.mechanism.relation.verdicts import MARGIN
+from probe.mechanism.swap.listener import confusion, identifiability, parroting
+from probe.mechanism.swap.paths import path_effects, path_verdicts
 from probe.stages.analysis import save_tables
 from probe.stages.places import figures_path, store_path
 from probe.stages.swap_reads import control, left_out, swap_reads
@@ -48,7 +48,7 @@ class Swapped:
 
 @dataclass(frozen=True, eq=False)
 class SwapTables:
-    """What a swap says: see the functions of :mod:`probe.mechanism.swap` and :mod:`probe.mechanism.listener`.
+    """What a swap says: see the functions of :mod:`probe.mechanism.swap.paths` and of ``listener`` beside it.
 
     ``control`` and ``left_out`` need the store of the generated answers and are empty without it. ``elsewhere`` counts
     masked reads that were left out because their letter was found at another token.

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from probe.mechanism.swap import text_keys
+from probe.mechanism.swap.paths import text_keys
 from probe.stages.swap_texts import SWAPPED, Author, answers_by_reason
 from probe.store import Store
 from probe.values import CellRecord, ProbeError

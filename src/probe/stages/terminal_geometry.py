@@ -8,7 +8,7 @@ import pandas as pd
 from rich.table import Table
 from rich.text import Text
 
-from probe.mechanism.geometry import GeometryTables
+from probe.mechanism.geometry.tables import GeometryTables
 from probe.report.numbers import decimal, interval
 from probe.report.style import shown
 from probe.stages.analysis import MAIN_POSITION

@@ -7,8 +7,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from probe.mechanism.lens_depth import SEPARATES, SETTLES
-from probe.mechanism.lens_tables import READOUT
+from probe.mechanism.lens.depth import SEPARATES, SETTLES
+from probe.mechanism.lens.tables import READOUT
 from probe.report.numbers import DASH, listed, plural
 from probe.report.style import shown
 from probe.stages.lens import LensTables

@@ -7,8 +7,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from probe.mechanism.probe_transfer import OTHERS
-from probe.mechanism.probes import RANDOM, RIDGE
+from probe.mechanism.probes.tables import RANDOM, RIDGE
+from probe.mechanism.probes.transfer import OTHERS
 from probe.report.numbers import decimal, interval, listed, p_value, plural
 from probe.stages.terminal import console, say
 

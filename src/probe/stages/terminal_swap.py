@@ -7,7 +7,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from probe.mechanism.listener import EVERYONE, PAIR
+from probe.mechanism.swap.listener import EVERYONE, PAIR
 from probe.report.numbers import decimal, interval, listed, p_value, plural, signed
 from probe.report.style import arms, metric_name, shown
 from probe.stages.swap import SwapTables

@@ -1,0 +1,1 @@
+"""Where a persona acts, and what its shift inside says of the disagreement outside. Knows tables and residuals."""
