@@ -11,8 +11,11 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from probe import behaviour
 from probe.cli import app
 from probe.mechanism.lens.head import label_head, project, token_places
+from probe.stages.activations import activations
+from probe.stages.analysis import cells
 from probe.stages.capture import capture
 from probe.stages.lens import lens_tables
 from probe.store import Store, open_store
@@ -112,6 +115,21 @@ def test_the_content_free_case_is_found_and_a_wrong_name_is_refused(stores: dict
         lens_tables(stores["llama"], content_free=["case-x"])
     with pytest.raises(ProbeError, match="base persona 'nobody' is not in the store"):
         lens_tables(stores["llama"], base="nobody")
+
+
+def test_no_other_analysis_counts_the_content_free_case(stores: dict[str, Store]) -> None:
+    store = stores["llama"]
+    assert "nothing" in set(store.table()["case"])  # it was captured all the same
+    assert set(cells(store)["case"]) == set(activations(store).table["case"]) == {f"case-{i}" for i in range(6)}
+    assert cells(store).attrs == behaviour.generated(store.table()).attrs
+    assert "nothing" in set(activations(store.select()).table["case"])  # a selection is the caller's own
+    assert "nothing" in set(cells(store.table())["case"])
+
+
+def test_a_study_of_nothing_but_content_free_cases_keeps_them(tmp_path: Path) -> None:
+    path = str(architectures.folder_of("llama"))
+    capture(study(path, cases=CASES[-1:], capture={"positions": ["prompt_end"]}), store=tmp_path / "store")
+    assert set(cells(open_store(tmp_path / "store"))["case"]) == {"nothing"}
 
 
 def test_rotated_letters_are_read_as_the_same_options(stores: dict[str, Store]) -> None:

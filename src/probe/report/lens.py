@@ -53,7 +53,8 @@ def draw_lens(
 ) -> Drawn:
     """Label contrasts by layer at one position, a row of panels per persona, the base's in grey; over all strata.
 
-    Lines: the lens, minus its value on the base's content-free case. Dashed: the held-out readout. Bands: 95 %
+    Lines: the lens, minus its value on the base's content-free case. Dashed: the held-out readout, faint at layers
+    where it predicts none of the last point's contrasts out of sample (``readout_r2`` not above 0). Bands: 95 %
     intervals over cases. Hatched: layers at which the lens is marked unreliable for this persona. The bar at the bottom
     spans the layers over which the persona's shift arises by the held-out readout, its thin ends the intervals.
     """
@@ -68,13 +69,14 @@ def draw_lens(
         axes = figure.subplots(len(personas), len(names), sharex=True, sharey="col", squeeze=False)
         for row, persona in enumerate(personas):
             own = levels[levels["persona"].isin([persona, base])]
-            doubted = reliability[(reliability["persona"] == persona) & ~reliability["reliable"].astype(bool)]
+            told = reliability[reliability["persona"] == persona]
+            doubted, blind = told[~told["reliable"].astype(bool)], told.loc[told["readout_r2"] <= 0, "layer"]
             for column, contrast in enumerate(names):
                 ax = axes[row, column]
                 _hatch(ax, doubted["layer"].tolist())
                 for who in (base, persona):
                     part = own[(own["persona"] == who) & (own["contrast"] == contrast)]
-                    _curves(ax, part, hue[who])
+                    _curves(ax, part, hue[who], blind.tolist())
                 ax.axhline(0, color=INK, lw=0.5)
                 draw_span(ax, spans[spans["persona"] == persona], hue[persona])
                 if row == 0:
@@ -94,7 +96,8 @@ def draw_lens(
 _LENS_CAPTION = (
     "Label contrasts at {position} by residual point, in nats before the softcap: the model's own final norm and "
     "unembedding applied to each point (lines), minus their value on the {baseline} under {base} at the same point; "
-    "dashed, a ridge readout of the last point's contrasts, trained on other cases and other personas. Bands: 95 % "
+    "dashed, a ridge readout of the last point's contrasts, trained on other cases and other personas, faint where it "
+    "predicts none of them. Bands: 95 % "
     "percentile bootstrap over cases. Hatched: the lens is marked unreliable for this persona, because its labels go "
     "too little with the readout's, or the two show opposite shifts. Bar: where the persona's shift from the base "
     "arises by the held-out readout (a ramp fitted to the whole curve), thin ends its 95 % intervals."
@@ -112,12 +115,15 @@ def _lens_keys(base: str) -> list[Line2D | Patch]:
     ]
 
 
-def _curves(ax: Axes, part: pd.DataFrame, colour: str) -> None:
+def _curves(ax: Axes, part: pd.DataFrame, colour: str, blind: Sequence[int]) -> None:
+    """A level by lens and readout; the latter faint at the layers where it predicts nothing (``blind``)."""
     for reader, mark, line, alpha in ((LENS, "o", "-", 0.2), (READOUT, "", "--", 0.1)):
         own = part[part["reader"] == reader].sort_values("layer")
         x, value, low, high = (own[name].to_numpy(float) for name in ("layer", "value", "low", "high"))
         ax.fill_between(x, low, high, color=colour, alpha=alpha, lw=0)
-        ax.plot(x, value, color=colour, marker=mark, ls=line, ms=2.6, lw=1.3 if reader == LENS else 1.0)
+        ax.plot(x, value, color=colour, marker=mark, ls=line, ms=2.6, lw=1.3, alpha=1.0 if reader == LENS else 0.35)
+        if reader == READOUT:
+            ax.plot(x, np.where(np.isin(x, blind), np.nan, value), color=colour, ls=line, lw=1.0)
 
 
 def _hatch(ax: Axes, layers: Sequence[int]) -> None:

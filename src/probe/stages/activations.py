@@ -5,15 +5,20 @@ from __future__ import annotations
 import numpy as np
 
 from probe.mechanism import Activations
+from probe.mechanism.lens.reads import is_content_free
 from probe.store import Store, View
 
 
 def activations(source: Store | View) -> Activations:
     """The cells of a store, or of a selection of it, whose answer was generated, with their residual stream.
 
-    Given texts are left out: they are a condition of their own.
+    Given texts and interventions are left out: they are conditions of their own. So are, of a store, the cases whose input says nothing
+    (:func:`without_content`); a selection keeps them.
     """
-    view = source.select(given="")
+    view = source.select(given="", intervention="")
+    if isinstance(source, Store) and (free := without_content(source)):
+        kept = dict.fromkeys(str(case["id"]) for case in source.plan.cases if str(case["id"]) not in free)
+        view = view.select(case=list(kept))
     table = view.table()
     sites = view.frame.sites
     layers, positions = tuple(sites.layers("resid")), tuple(view.frame.layout.positions)
@@ -24,3 +29,12 @@ def activations(source: Store | View) -> Activations:
         return np.asarray(resid.kept), np.asarray(resid)
 
     return Activations(table, layers, positions, width, read)
+
+
+def without_content(store: Store) -> frozenset[str]:
+    """The cases whose input says nothing (``N/A``): they calibrate the lens, and no other analysis counts them.
+
+    None of them where the study has no other case.
+    """
+    cases = {str(case["id"]): is_content_free(str(case.get("text") or "x")) for case in store.plan.cases}
+    return frozenset() if all(cases.values()) else frozenset(name for name, free in cases.items() if free)

@@ -12,6 +12,7 @@ import pandas as pd
 
 from probe import behaviour, mechanism
 from probe.behaviour import Settings
+from probe.stages.activations import without_content
 from probe.store import Store
 from probe.values import ALL, ProbeError
 from probe.values.nearest import nearest
@@ -84,15 +85,18 @@ def study_of(store: Store | pd.DataFrame) -> Mapping[str, Any]:
 
 
 def cells(source: Store | pd.DataFrame, asked: Question | None = None) -> pd.DataFrame:
-    """The table of cells behind an analysis: those whose answer was generated, without the reads of given texts.
+    """The table of cells behind an analysis: those whose answer was generated, without the reads of given texts and, of
+    a store, the cases whose input says nothing. Each intervention's rows are arms beside the personas.
 
     Its latent label is that of the answer site which is asked for.
 
     Raises:
         ProbeError: there is no row to analyse, or no label was read at the site.
     """
-    whole = source.table() if isinstance(source, Store) else source
-    table = behaviour.generated(whole)
+    whole = source if isinstance(source, pd.DataFrame) else source.table()
+    if isinstance(source, Store) and (free := without_content(source)):
+        whole = whole[~whole["case"].isin(list(free))].reset_index(drop=True)
+    table = behaviour.arms(behaviour.generated(whole))
     if table.empty and not whole.empty:
         raise ProbeError(
             f"all {len(whole):,} cells are reads of given texts, and no answer was generated that could be analysed; "
@@ -219,12 +223,13 @@ def shift_tables(store: Store, *, base: str | None = None) -> pd.DataFrame:
     Raises:
         ProbeError: the base that was asked for was not captured.
     """
-    personas = list(dict.fromkeys(cells(store)["persona"]))
+    found = cells(store)
+    personas = list(dict.fromkeys(found.loc[found["row_id"].isin(_unedited(store)), "persona"]))
     base = _base(store, base, personas)
     if base not in personas:
         return pd.DataFrame()
     capture = store.manifest["capture"]
-    views = {persona: store.select(persona=persona, given="") for persona in personas}
+    views = {persona: store.select(persona=persona, given="", intervention="") for persona in personas}
     tables = {persona: view.table() for persona, view in views.items()}
     for table in tables.values():
         table.attrs = {}  # pandas copies them, a whole study, with every selection of rows
@@ -238,6 +243,10 @@ def shift_tables(store: Store, *, base: str | None = None) -> pd.DataFrame:
         for position in capture["positions"]
     ]
     return pd.concat([part for part in parts if len(part)], ignore_index=True) if any(map(len, parts)) else parts[0]
+
+
+def _unedited(store: Store) -> set[str]:
+    return {row.cell.row_id for row in store.plan.rows if not row.cell.condition.intervention}
 
 
 def main_shifts(shifts: pd.DataFrame) -> pd.DataFrame:

@@ -90,7 +90,7 @@ def _relate(store: Store) -> Inside:
     from probe.stages.relate import relate
     from probe.stages.terminal_relation import show_relation
 
-    tables = relate(store.table())  # the verdicts take seconds; what residuals predict, minutes: `probe relate`
+    tables = relate(store)
     own = tables.relation[tables.relation["base"] == tables.relation["base"].iloc[0]]
     told = [relation_sentence(row) for _, row in own[own["stratum"] == ALL].iterrows()]
     lead = (

@@ -15,13 +15,13 @@ from probe.mechanism import Activations
 from probe.mechanism.lens.attribution import attribution_table, components_of
 from probe.mechanism.lens.depth import depth_table
 from probe.mechanism.lens.head import LabelHead, label_head, project, token_places
-from probe.mechanism.lens.reads import LabelSite, LensQuestion, LensReads, is_content_free, no_lens, read_lens
+from probe.mechanism.lens.reads import LabelSite, LensQuestion, LensReads, no_lens, read_lens
 from probe.mechanism.lens.tables import agreement_table, contrast_table, paired_shifts, reliability_table
 from probe.mechanism.probes.readable import readable_table
 from probe.report.drawn import Drawn, save
 from probe.report.lens import lens_figures
 from probe.report.persona_picture import draw_persona_picture
-from probe.stages.activations import activations
+from probe.stages.activations import activations, without_content
 from probe.stages.analysis import DEFAULT_BASE, cells, save_tables, study_of
 from probe.stages.places import figures_path
 from probe.stages.targets import open_target
@@ -72,10 +72,10 @@ def lens_tables(
         StoreError: the store has no readout.
     """
     rng = rng or np.random.default_rng(0)
-    view = store.select(given="")
+    view = store.select(given="", intervention="")
     acts = _slim(activations(view), cells(store))
     head = label_head(*store.readout())
-    asked = _question(store, acts, base, content_free)
+    asked = _question(store, acts, base, frozenset(content_free) or without_content(store))
     bases = _bases(acts.table, asked.base)
     sites = [site for site in LABEL_SITES if site in acts.positions and _has_labels(view, site)]
     if not sites:
@@ -140,23 +140,22 @@ def _watched(acts: Activations, tick: Callable[[int], object]) -> Activations:
     return replace(acts, read=read)
 
 
-def _question(store: Store, acts: Activations, base: str | None, content_free: Sequence[str]) -> LensQuestion:
+def _question(store: Store, acts: Activations, base: str | None, free: frozenset[str]) -> LensQuestion:
     personas = list(dict.fromkeys(acts.table["persona"]))
     own = str(study_of(store).get("base", DEFAULT_BASE)) if base is None else base
     if base is not None and base not in personas:
         raise ProbeError(f"the base persona {base!r} is not in the store. {nearest(base, personas, 'persona')}")
     known = [str(case["id"]) for case in store.plan.cases]
-    for case in content_free:
+    for case in sorted(free):
         if case not in known:
             raise ProbeError(f"the content-free case {case!r} is not in the store. {nearest(case, known, 'case')}")
-    empty = [str(case["id"]) for case in store.plan.cases if is_content_free(str(case.get("text") or "x"))]
     formats = (str(store.manifest["model"].get("compute_dtype")), str(store.manifest["capture"]["dtype"]))
     return LensQuestion(
         base=own,
         last=int(store.manifest["capture"]["n_layers"]),
         dtype=next((name for name in formats if name in _HALF), "float32"),
         seed=store.plan.split_seed,
-        content_free=frozenset(content_free or empty),
+        content_free=free,
     )
 
 

@@ -15,7 +15,7 @@ from probe.mechanism import Activations, families_of
 from probe.mechanism.probes.settings import ProbeSettings, folds_of
 from probe.mechanism.probes.tables import probe_table
 from probe.mechanism.probes.targets import targets_of
-from probe.mechanism.probes.transfer import transfer_table
+from probe.mechanism.probes.transfer import PERSONA, transfer_table
 from probe.report.drawn import save
 from probe.report.probes import draw_probes
 from probe.stages.activations import activations
@@ -113,19 +113,23 @@ def probe_store(source: Store, asked: Asked | None = None, *, seed: int = 0) -> 
 def transfer(source: Store, asked: Asked | None = None, *, layer: int | None = None) -> pd.DataFrame:
     """Every target fitted on one persona (and on all others) and judged on each, at one layer of each position.
 
-    The layer is two thirds up unless told otherwise. Empty with one persona.
+    Where personas were captured in several wordings, every wording is held out as well. The layer is two thirds up
+    unless told otherwise. Empty with one persona.
     """
     asked = asked or Asked()
     read, outcomes = _read(source)
     settings = _settings(source, read, asked)
     fold = folds_of(read.table, settings)
     at = read.layers[round(DEPTH * (len(read.layers) - 1))] if layer is None else layer
+    worded = "wording" in read.table and (read.table.groupby("persona")["wording"].nunique() > 1).any()
     tables = []
     for position in _positions(read, asked):
         site = read.at(at, position)
         for target in targets_of(outcomes, asked.targets).values():
-            if target.name != "persona" and len(outcomes.personas) > 1:
+            if target.name != PERSONA and len(outcomes.personas) > 1:
                 tables.append(transfer_table(site, read.table, target, fold))
+            if worded:
+                tables.append(transfer_table(site, read.table, target, fold, by="wording"))
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 

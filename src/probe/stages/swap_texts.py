@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from probe.stages.activations import without_content
 from probe.store import Store, View
 from probe.study import CaptureSpec, GivenSpec, LabelSpec, Study
 from probe.values import GivenText, ProbeError, is_cut
@@ -205,6 +206,7 @@ def swap_study(study: Study, texts: Sequence[GivenText]) -> Study:
         capture=replace(CaptureSpec(layers=(0,), positions=("answer",), keep_text=False), **_kept(study.capture)),
         labels=LabelSpec(score=study.labels.score),
         confirm=(),
+        interventions=(),
     )
 
 
@@ -231,7 +233,10 @@ def _generated(store: Store) -> View:
         raise ProbeError(
             f"{store.place.url} holds reads of given texts alone; a swap needs answers that were generated"
         )
-    return store.select(given="", wording=0)
+    view, free = store.select(given="", intervention="", wording=0), without_content(store)
+    if not free:
+        return view
+    return view.select(case=[str(case["id"]) for case in store.plan.cases if str(case["id"]) not in free])
 
 
 def _token_at(tokenizer: Any, tokens: Sequence[int], character: int) -> int:

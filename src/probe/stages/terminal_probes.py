@@ -57,9 +57,14 @@ def _beside(table: pd.DataFrame, best: pd.Series, method: str) -> float | None:
 
 
 def show_transfer(table: pd.DataFrame) -> None:
-    """How far readouts hold for a persona that did not fit them: least and mean AUROC over held-out personas."""
+    """How far readouts hold for a persona, or a wording, that did not fit them: least and mean AUROC over them."""
     if table.empty:
         return
+    for by, part in table.groupby("by", sort=False):
+        _tell_transfer(part, str(by))
+
+
+def _tell_transfer(table: pd.DataFrame, by: str) -> None:
     held = table[table["fitted_on"] == OTHERS]
     held = held if len(held) else table[table["fitted_on"] != table["judged_on"]]
     own = table[table["fitted_on"] == table["judged_on"]]
@@ -67,7 +72,7 @@ def show_transfer(table: pd.DataFrame) -> None:
         same = own.loc[(own["target"] == target) & (own["position"] == position), "value"].mean()
         worst = part.iloc[int(part["value"].argmin())]
         say(
-            f"{target} at {position}, layer {worst['layer']}: fitted on other personas AUROC "
+            f"{target} at {position}, layer {worst['layer']}: fitted on other {by}s AUROC "
             f"{decimal(part['value'].mean())} on average, least {decimal(worst['value'])} ({worst['judged_on']}); "
-            f"fitted on the persona itself {decimal(same)}"
+            f"fitted on the {by} itself {decimal(same)}"
         )

@@ -135,6 +135,27 @@ def test_a_readout_of_one_persona_carries_over_where_the_direction_is_shared_and
     assert value["p0", "p2"] < 0.1 and value[OTHERS, "p2"] < 0.1 < 0.9 < value["p1", "p0"]
 
 
+def test_a_wording_that_is_held_out_is_read_where_it_says_the_same_and_not_where_it_turns():
+    table, x = study(personas=3)
+    table = pd.concat([table.assign(wording=0), table.assign(wording=1)], ignore_index=True)
+    rng = np.random.default_rng(8)
+    x = np.concatenate([x, x]) + 0.1 * rng.standard_normal((2 * len(x), *x.shape[1:]))
+    persona, wording = table["persona"].to_numpy(), table["wording"].to_numpy()
+    label = (table["y_gen"] == "B").to_numpy()
+    x[:, 1, 0] += 3.0 * label * np.where((persona == "p2") & (wording == 1), -2, 1)
+    x[:, 1, 1] += 6.0 * (persona == "p1")  # in either wording
+    x[:, 1, 2] += 6.0 * (persona == "p2") * np.where(wording == 1, 1, -1)
+    read, fold = in_memory(table, x, "prompt_end"), folds_of(table, ProbeSettings())
+    stated = Target("stated", label.astype(np.int64), ("A", "B"))
+    value = transfer_table(read.at(1, "prompt_end"), table, stated, fold, by="wording")
+    value = value.set_index(["fitted_on", "judged_on"])["value"]
+    assert value[OTHERS, "p0/1"] > 0.9 and value["p2/1", "p2/1"] > 0.9 and value[OTHERS, "p2/1"] < 0.1
+    who = Target("persona", np.array([int(name[1]) for name in persona]), ("p0", "p1", "p2"))
+    kept = transfer_table(read.at(1, "prompt_end"), table, who, fold, by="wording")
+    kept = kept.set_index(["fitted_on", "judged_on"])["value"]
+    assert kept["1", "1"] > 0.99 and kept[OTHERS, "1"] < 0.9  # p2 is known by its words
+
+
 @pytest.mark.slow
 def test_families_of_near_copies_need_families_to_move():
     rng = np.random.default_rng(5)

@@ -13,7 +13,7 @@ from sklearn.preprocessing import StandardScaler
 
 from probe.behaviour import read_outcomes
 from probe.mechanism import Activations
-from probe.mechanism.linear.crossfit import PENALTIES, Predict, double_crossfit, judged, newton, ridge
+from probe.mechanism.linear.crossfit import PENALTIES, CrossRidge, Predict, double_crossfit, judged, newton
 from probe.mechanism.relation.explanation import Settings, prediction
 from probe.mechanism.relation.gains import Judgement, max_t
 from probe.mechanism.relation.saturated import saturated_outputs, splines
@@ -158,23 +158,41 @@ def test_a_null_that_does_not_vary_leaves_the_largest_of_the_others_as_it_is() -
     np.testing.assert_array_equal(beside[:2], alone)
 
 
-def test_ridge_is_scikit_learns_on_standardised_columns_in_both_forms() -> None:
+def test_ridge_is_scikit_learns_on_standardised_columns_few_or_many() -> None:
     rng = np.random.default_rng(0)
     fold = np.arange(60) % 5
     y = rng.standard_normal((60, 2))
     for d in (6, 90):
         x = rng.standard_normal((60, d)) * rng.uniform(0.1, 10, d)
-        ours = judged(ridge(x, y, fold), fold)
+        x[:, -1] = 3.0  # never varies: it says nothing
+        ridge = CrossRidge(x, fold)
+        ours = judged(ridge(y), fold)
         fit = fold != 2
-        scaler = StandardScaler().fit(x[fit])
+        scaled = StandardScaler().fit_transform(x)
         theirs = [
-            Ridge(alpha=penalty * fit.sum()).fit(scaler.transform(x[fit]), y[fit]).predict(scaler.transform(x[~fit]))
-            for penalty in PENALTIES
+            Ridge(alpha=penalty * fit.sum()).fit(scaled[fit], y[fit]).predict(scaled[~fit]) for penalty in PENALTIES
         ]
         for k in range(2):  # each target chooses its own penalty
             assert min(np.abs(ours[~fit, k] - one[:, k]).max() for one in theirs) < 1e-8
-        apart = ridge(x, np.stack([y + f for f in range(5)]), fold)  # targets of their own for each judged fold
+        apart = ridge(np.stack([y + f for f in range(5)]))  # targets of their own for each judged fold
         np.testing.assert_allclose(judged(apart, fold), ours + fold[:, None], atol=1e-10)
+
+
+def test_the_penalty_of_a_judged_fold_is_the_one_that_predicts_the_other_folds_best() -> None:
+    rng = np.random.default_rng(9)
+    fold, x = np.arange(60) % 5, rng.standard_normal((60, 6))
+    y = x[:, :1] + rng.standard_normal((60, 3))
+    scaled = StandardScaler().fit_transform(x)
+    found = CrossRidge(x, fold)(y)
+    for f in range(5):
+        tried = np.full((len(PENALTIES), 60, 3), np.nan)
+        for g in range(5):
+            fit, inside = (fold != f) & (fold != g), fold == g
+            for k, penalty in enumerate(PENALTIES):
+                model = Ridge(alpha=penalty * fit.sum()).fit(scaled[fit], y[fit])
+                tried[k, inside] = model.predict(scaled[inside])
+        best = ((tried - y) ** 2)[:, fold != f].sum(1).argmin(0)
+        np.testing.assert_allclose(found[f], tried[best, :, np.arange(3)].T, atol=1e-9)
 
 
 def test_newton_is_scikit_learns_logistic_regression() -> None:

@@ -6,12 +6,15 @@ own fold had a part in: those of f itself judge, the others can fit a second sta
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy.linalg import cho_factor, cho_solve
+from scipy.special import expit
+
+from probe.mechanism.linear.moments import Moments, fewer_columns, standardised
 
 Predict: TypeAlias = Callable[[int, Int[np.ndarray, " inside"]], Float[np.ndarray, "penalty inside target"]]
 """The fold that is judged (each may have targets of its own), and row numbers -> their predictions, under every penalty
@@ -23,7 +26,7 @@ Fit: TypeAlias = Callable[[Bool[np.ndarray, " row"]], Predict]
 PENALTIES = (0.01, 0.1, 1.0, 10.0)
 """Ridge penalties, per fitting row and standardised column, of which the inner folds choose."""
 
-LOGISTIC_PENALTIES = (0.3, 3.0, 30.0)
+LOGISTIC_PENALTIES = (30.0, 3.0, 0.3)
 
 
 def double_crossfit(
@@ -59,65 +62,89 @@ def judged(predicted: Float[np.ndarray, "fold row target"], fold: Int[np.ndarray
     return np.asarray(predicted[fold, np.arange(len(fold))])
 
 
-def ridge(
-    x: Float[np.ndarray, "row column"], y: Float[np.ndarray, "*fold row target"], fold: Int[np.ndarray, " row"]
-) -> Float[np.ndarray, "fold row target"]:
-    """:func:`double_crossfit` of ridge regression on columns that are standardised on the fitting rows.
+class CrossRidge:
+    """:func:`double_crossfit` of ridge regression from the same columns, for any targets: factored once.
 
-    ``y`` may have targets for each fold that is judged: what another fit says without that fold. With fewer columns
-    than rows from Gram matrices that are computed once per fold and added up, else in the dual.
+    Columns are standardised over all rows, which no target has a part in; more than 512 are read in as many principal
+    axes of these. ``penalty`` is per fitting row.
     """
-    x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
-    x = x - x.mean(0)  # a shift only, for the precision of the sums
-    y = np.broadcast_to(y, (int(fold.max()) + 1, *y.shape[-2:]))
-    fit = _primal(x, y, fold) if x.shape[1] < len(x) else _dual(x, y)
-    return double_crossfit(fit, fold, lambda predicted, f: (predicted - y[f]) ** 2)
+
+    def __init__(self, x: Float[np.ndarray, "row column"], fold: Int[np.ndarray, " row"]) -> None:
+        z = fewer_columns(standardised(x))
+        self._fold, self._folds = fold, range(int(fold.max()) + 1)
+        self._rows = [np.flatnonzero(fold == f) for f in self._folds]
+        self._z = [z[rows] for rows in self._rows]
+        parts = [Moments.of(one) for one in self._z]
+        self._spectra = {
+            (f, g): _Spectrum.of([parts[k] for k in self._folds if k not in (f, g)])
+            for f in self._folds
+            for g in self._folds
+            if f <= g
+        }
+
+    def __call__(self, y: Float[np.ndarray, "*fold row target"]) -> Float[np.ndarray, "fold row target"]:
+        """Predictions of every row, for each fold that is judged, at the penalty that predicts the other folds best.
+
+        ``y`` may have targets for each fold that is judged: what another fit says without that fold.
+        """
+        y = np.broadcast_to(np.asarray(y, dtype=np.float64), (len(self._folds), *y.shape[-2:]))
+        return np.stack([self._of(f, y[f]) for f in self._folds])
+
+    def _of(self, f: int, y: Float[np.ndarray, "row target"]) -> Float[np.ndarray, "row target"]:
+        own = [y[rows] for rows in self._rows]
+        cross = [z.T @ part for z, part in zip(self._z, own, strict=True)]
+        totals = [part.sum(0) for part in own]
+        fitted = {g: self._fit(f, g, cross, totals) for g in self._folds}
+        tried = {g: fitted[g](self._z[g], PENALTIES) for g in self._folds if g != f}
+        lost = sum(((predicted - own[g][:, None]) ** 2).sum(0) for g, predicted in tried.items())
+        best = np.asarray(lost).argmin(0)
+        found = np.empty_like(y)
+        for g, predicted in tried.items():
+            found[self._rows[g]] = np.take_along_axis(predicted, best[None, None, :], axis=1)[:, 0]
+        found[self._rows[f]] = fitted[f](self._z[f], np.array(PENALTIES)[best])
+        return found
+
+    def _fit(self, f: int, g: int, cross: list[np.ndarray], totals: list[np.ndarray]) -> _RidgeFit:
+        spectrum, kept = self._spectra[min(f, g), max(f, g)], [k for k in self._folds if k not in (f, g)]
+        label = sum(totals[k] for k in kept) / spectrum.n
+        moved = sum(cross[k] for k in kept) / spectrum.n - np.outer(spectrum.mean, label)
+        return _RidgeFit(spectrum, np.asarray(label), spectrum.axes.T @ moved)
 
 
-def _primal(x: np.ndarray, y: np.ndarray, fold: np.ndarray) -> Fit:
-    parts = [_sums(x[fold == f]) for f in range(int(fold.max()) + 1)]
+@dataclass(frozen=True, eq=False)
+class _Spectrum:
+    """The rows that fit: how many, their mean, and the eigenvalues and axes of their covariance."""
 
-    def fit(rows: np.ndarray) -> Predict:
-        n, sx, xx = (sum(parts[f][i] for f in set(fold[rows].tolist())) for i in range(3))
-        mean = sx / n
-        gram = xx / n - np.outer(mean, mean)
-        scale = _spread(np.diag(gram))
-        gram = gram / np.outer(scale, scale)
-        factors = [cho_factor(gram + penalty * np.eye(len(gram))) for penalty in PENALTIES]
+    n: int
+    mean: Float[np.ndarray, " column"]
+    values: Float[np.ndarray, " axis"]
+    axes: Float[np.ndarray, "column axis"]
 
-        def predict(judged: int, inside: np.ndarray) -> np.ndarray:
-            own = y[judged][rows]
-            target = own.mean(0)
-            cross = (x[rows].T @ (own - target) - np.outer(mean, (own - target).sum(0))) / (n * scale[:, None])
-            solved = [cho_solve(factor, cross) for factor in factors]
-            return np.stack([(x[inside] - mean) @ (one / scale[:, None]) + target for one in solved])
-
-        return predict
-
-    return fit
+    @classmethod
+    def of(cls, parts: Sequence[Moments]) -> _Spectrum:
+        moments = parts[0]
+        for part in parts[1:]:
+            moments = moments + part
+        values, axes = np.linalg.eigh(moments.centred / moments.n)
+        return cls(moments.n, moments.mean, np.maximum(values, 0.0), axes)
 
 
-def _dual(x: np.ndarray, y: np.ndarray) -> Fit:
-    def fit(rows: np.ndarray) -> Predict:
-        mean, n = x[rows].mean(0), int(rows.sum())
-        scaled = (x - mean) / _spread(x[rows].var(0))
-        kernel = scaled @ scaled[rows].T / n
-        factors = [cho_factor(kernel[rows] + penalty * np.eye(n)) for penalty in PENALTIES]
+@dataclass(frozen=True, eq=False)
+class _RidgeFit:
+    spectrum: _Spectrum
+    label: Float[np.ndarray, " target"]
+    target: Float[np.ndarray, "axis target"]
 
-        def predict(judged: int, inside: np.ndarray) -> np.ndarray:
-            target = y[judged][rows].mean(0)
-            solved = [cho_solve(factor, y[judged][rows] - target) for factor in factors]
-            return np.stack([kernel[inside] @ one + target for one in solved])
-
-        return predict
-
-    return fit
-
-
-def _spread(variance: np.ndarray) -> Float[np.ndarray, " column"]:
-    """Standard deviations; infinite for a column that does not vary, so that it says nothing."""
-    scale = np.sqrt(np.maximum(variance, 0))
-    return np.where(scale > 1e-9 * max(float(scale.max(initial=0)), 1e-300), scale, np.inf)
+    def __call__(self, z: Float[np.ndarray, "row column"], penalties: Sequence[float] | np.ndarray) -> np.ndarray:
+        """Predictions [row, target] at one penalty for each target (an array), or [row, penalty, target] at each of
+        several."""
+        along = (z - self.spectrum.mean) @ self.spectrum.axes
+        values = self.spectrum.values[:, None]
+        if isinstance(penalties, np.ndarray):
+            return np.asarray(along @ (self.target / (values + penalties)) + self.label)
+        weights = np.stack([self.target / (values + penalty) for penalty in penalties], axis=1)
+        found = along @ weights.reshape(len(values), -1)
+        return np.asarray(found.reshape(len(z), len(penalties), -1) + self.label)
 
 
 def logistic(
@@ -128,7 +155,9 @@ def logistic(
     penalties = [np.append(1e-6, np.full(x.shape[1], penalty)) for penalty in LOGISTIC_PENALTIES]
 
     def fit(rows: np.ndarray) -> Predict:
-        betas = [newton(own[rows][None], y[rows], penalty)[0] for penalty in penalties]
+        betas: list[np.ndarray] = []
+        for penalty in penalties:  # each from where the stronger one before it ended
+            betas.append(newton(own[rows][None], y[rows], penalty, betas[-1] if betas else None)[0])
         return lambda _, inside: np.stack([own[inside] @ beta for beta in betas])[:, :, None]
 
     def loss(predicted: np.ndarray, _: int) -> np.ndarray:
@@ -138,42 +167,50 @@ def logistic(
 
 
 def newton(
-    x: Float[np.ndarray, "batch row column"], y: Float[np.ndarray, " row"], penalty: Float[np.ndarray, " column"]
+    x: Float[np.ndarray, "batch row column"],
+    y: Float[np.ndarray, " row"],
+    penalty: Float[np.ndarray, " column"],
+    start: Float[np.ndarray, " column"] | None = None,
 ) -> Float[np.ndarray, "batch column"]:
     """Coefficients of a batch of logistic regressions of one target, with an L2 penalty per column, by Newton steps.
 
-    A step is halved while it would raise the objective; it ends where no coefficient moves by 1e-6.
+    A step is halved while it would raise the objective; it ends after one in which no coefficient moves by 1e-4: what
+    is left is of the order of its square.
     """
-    beta = np.zeros((len(x), x.shape[2]))
-
-    def objective(at: np.ndarray) -> np.ndarray:
-        eta = np.matmul(x, at[:, :, None])[:, :, 0]
-        return np.asarray(np.logaddexp(0, eta).sum(1) - eta @ y + (penalty * at**2).sum(1) / 2)
-
-    value = objective(beta)
+    columns = np.ascontiguousarray(np.swapaxes(x, 1, 2))
+    beta = np.tile(np.zeros(x.shape[2]) if start is None else start, (len(x), 1))
+    value, eta = _objective(columns, beta, y, penalty)
     for _ in range(50):
-        p = 1 / (1 + np.exp(-np.matmul(x, beta[:, :, None])[:, :, 0]))
-        gradient = np.matmul((p - y)[:, None, :], x)[:, 0] + penalty * beta
-        weighted = x * (p * (1 - p))[:, :, None]
-        hessian = np.matmul(weighted.transpose(0, 2, 1), x) + np.diag(penalty + 1e-9)
+        p = expit(eta)
+        gradient = np.matmul(columns, (p - y)[:, :, None])[:, :, 0] + penalty * beta
+        weighted = columns * (p * (1 - p))[:, None, :]
+        hessian = np.matmul(weighted, np.swapaxes(columns, 1, 2)) + np.diag(penalty + 1e-9)
         step = np.linalg.solve(hessian, gradient[:, :, None])[:, :, 0]
         length = np.ones((len(x), 1))
         for _ in range(20):
-            after = objective(beta - length * step)
+            after, moved = _objective(columns, beta - length * step, y, penalty)
             worse = after > value + 1e-9
             if not worse.any():
                 break
             length[worse] /= 2
-        beta, value = beta - length * step, after
-        if np.abs(length * step).max() < 1e-6:
+        beta, value, eta = beta - length * step, after, moved
+        if np.abs(length * step).max() < 1e-4:
             break
     return np.asarray(beta)
+
+
+def _objective(
+    columns: Float[np.ndarray, "batch column row"],
+    beta: Float[np.ndarray, "batch column"],
+    y: Float[np.ndarray, " row"],
+    penalty: Float[np.ndarray, " column"],
+) -> tuple[Float[np.ndarray, " batch"], Float[np.ndarray, "batch row"]]:
+    """The penalised log loss, and the log-odds."""
+    eta = np.matmul(beta[:, None, :], columns)[:, 0]
+    loss = np.maximum(eta, 0) + np.log1p(np.exp(-np.abs(eta)))
+    return loss.sum(1) - eta @ y + (penalty * beta**2).sum(1) / 2, eta
 
 
 def log_loss(eta: Float[np.ndarray, "*batch row"], y: Float[np.ndarray, " row"]) -> Float[np.ndarray, "*batch row"]:
     """Log loss of log-odds, in nats per row."""
     return np.asarray(np.logaddexp(0, eta) - eta * y)
-
-
-def _sums(x: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
-    return float(len(x)), x.sum(0), x.T @ x

@@ -6,34 +6,30 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
-from sklearn.utils.extmath import randomized_svd
+
+from probe.mechanism.linear.moments import Moments, fewer_columns
 
 STRENGTHS = 10.0 ** np.arange(-5, 4)
 """Ridge penalties that are tried, as a multiple of the mean eigenvalue of the training rows' covariance."""
-
-DIMENSIONS = 512
-"""A wider residual stream is read in so many principal axes of all its rows (their labels play no part)."""
 
 GROUPS = 5
 """Parts into which the personas are divided; with no more personas than these each is a part of its own."""
 
 
 @dataclass(frozen=True, eq=False)
-class _Moments:
-    """Sums over some rows of 1, x, y, x x' and x y', from which a ridge regression follows; they add and subtract."""
+class _Block:
+    """Moments of some rows, with the sums of their outcomes and of the products with these; blocks add up."""
 
-    n: float
-    x: np.ndarray
-    y: np.ndarray
-    xx: np.ndarray
-    xy: np.ndarray
+    x: Moments
+    y: Float[np.ndarray, " outcome"]
+    xy: Float[np.ndarray, "column outcome"]
 
     @classmethod
-    def of(cls, x: np.ndarray, y: np.ndarray) -> _Moments:
-        return cls(float(len(x)), x.sum(0), y.sum(0), x.T @ x, x.T @ y)
+    def of(cls, x: np.ndarray, y: np.ndarray) -> _Block:
+        return cls(Moments.of(x), y.sum(0), x.T @ y)
 
-    def __add__(self, other: _Moments) -> _Moments:
-        return _Moments(self.n + other.n, self.x + other.x, self.y + other.y, self.xx + other.xx, self.xy + other.xy)
+    def __add__(self, other: _Block) -> _Block:
+        return _Block(self.x + other.x, self.y + other.y, self.xy + other.xy)
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,12 +61,12 @@ def held_out_readout(
     out one more fold and one more part of the personas; inputs are centred on the training rows, and their variances
     kept as they are. Rows with a NaN outcome never fit, and are predicted all the same; what no fit can predict is NaN.
     """
-    x = _fewer(np.asarray(x, np.float64))
+    x = fewer_columns(np.asarray(x, np.float64))
     part = parts_of(persona)
     n_folds, n_parts = int(fold.max()) + 1, int(part.max()) + 1
     usable = ~np.isnan(y).any(1)
     blocks = {
-        (f, g): _Moments.of(x[rows], y[rows])
+        (f, g): _Block.of(x[rows], y[rows])
         for f in range(n_folds)
         for g in range(n_parts)
         if (rows := np.flatnonzero((fold == f) & (part == g) & usable)).size
@@ -89,7 +85,7 @@ def held_out_readout(
     return HeldOut(part, predicted)
 
 
-def _without(blocks: dict[tuple[int, int], _Moments], out: list[tuple[int, int]], n_parts: int) -> _Moments | None:
+def _without(blocks: dict[tuple[int, int], _Block], out: list[tuple[int, int]], n_parts: int) -> _Block | None:
     """The moments of all rows whose fold is none of these and, with several parts, whose part is none of these."""
     folds, parts = {f for f, _ in out}, {g for _, g in out} if n_parts > 1 else set()
     if n_parts <= len(parts):  # two personas: nothing would be left to choose the penalty on
@@ -98,18 +94,18 @@ def _without(blocks: dict[tuple[int, int], _Moments], out: list[tuple[int, int]]
     total = None
     for moments in kept:
         total = moments if total is None else total + moments
-    return total if total is not None and total.n > 2 else None
+    return total if total is not None and total.x.n > 2 else None
 
 
 class _Ridge:
     """Ridge regression of every strength at once, from one eigendecomposition of the centred second moments."""
 
-    def __init__(self, rows: _Moments) -> None:
-        self.mean_x, self.mean_y = rows.x / rows.n, rows.y / rows.n
-        covariance = rows.xx / rows.n - np.outer(self.mean_x, self.mean_x)
-        self.values, self.axes = np.linalg.eigh(covariance)
+    def __init__(self, rows: _Block) -> None:
+        n = rows.x.n
+        self.mean_x, self.mean_y = rows.x.mean, rows.y / n
+        self.values, self.axes = np.linalg.eigh(rows.x.centred / n)
         self.values = np.maximum(self.values, 0.0)
-        self.target = self.axes.T @ (rows.xy / rows.n - np.outer(self.mean_x, self.mean_y))
+        self.target = self.axes.T @ (rows.xy / n - np.outer(self.mean_x, self.mean_y))
 
     def predict(self, x: np.ndarray, strength: float) -> np.ndarray:
         """Predictions for these rows; a training set without variance predicts its mean."""
@@ -120,7 +116,7 @@ class _Ridge:
         return np.asarray((x - self.mean_x) @ weight + self.mean_y)
 
 
-def _chosen(rows: _Moments, x: np.ndarray, y: np.ndarray) -> float:
+def _chosen(rows: _Block, x: np.ndarray, y: np.ndarray) -> float:
     """The strength with the least squared error on these validation rows; the strongest of equals."""
     ridge = _Ridge(rows)
     errors = [((ridge.predict(x, strength) - y) ** 2).mean() for strength in STRENGTHS]
@@ -130,18 +126,3 @@ def _chosen(rows: _Moments, x: np.ndarray, y: np.ndarray) -> float:
 def parts_of(persona: np.ndarray) -> Int[np.ndarray, " row"]:
     """The part of each row's persona: personas are dealt out in the order of their names."""
     return np.unique(persona.astype(str), return_inverse=True)[1] % GROUPS
-
-
-def _fewer(x: np.ndarray) -> np.ndarray:
-    """The same rows in few dimensions: exactly where rows or width are few, else in their leading principal axes.
-
-    Ridge knows inner products only: turned axes change nothing.
-    """
-    x = x - x.mean(0)
-    if x.shape[1] <= DIMENSIONS:
-        return x
-    if len(x) <= DIMENSIONS:
-        values, axes = np.linalg.eigh(x @ x.T)
-        return np.asarray(axes * np.sqrt(np.maximum(values, 0.0)))
-    left, sizes, _ = randomized_svd(x, DIMENSIONS, random_state=0)
-    return np.asarray(left * sizes)

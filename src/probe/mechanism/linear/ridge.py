@@ -9,19 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 from scipy import linalg
 
+from probe.mechanism.linear.moments import Moments
 from probe.mechanism.linear.scores import mean_by_set
 from probe.values import ProbeError
 
 ALPHAS = (0.01, 0.1, 1.0, 10.0, np.inf)
 """Strengths that inner folds choose among, per training row, for standardised features."""
-
-CONSTANT = 1e-10
-"""A feature whose variance over the training rows is this share of its mean square, or less, is left out."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,12 +164,9 @@ class _Moments:
     fit: Bool[np.ndarray, " row"]
     centre: Float[np.ndarray, " d_model"]
     rows: tuple[Int[np.ndarray, " _"], ...]
-    n: Int[np.ndarray, " fold"]
-    x_sum: Float[np.ndarray, "fold d_model"]
+    of_x: tuple[Moments, ...]
     y_sum: Float[np.ndarray, "fold column"]
-    square: Float[np.ndarray, "fold d_model"]
     cross: Float[np.ndarray, "fold d_model column"]
-    gram: Float[np.ndarray, "fold d_model d_model"] | None
 
     @staticmethod
     def of(x: np.ndarray, y: np.ndarray, fold: np.ndarray, fit: np.ndarray) -> _Moments:
@@ -187,12 +184,9 @@ class _Moments:
             fit,
             centre,
             rows,
-            np.array([len(a) for a, _ in ours]),
-            np.stack([a.sum(0) for a, _ in ours]),
+            tuple(Moments.of(a, products=primal) for a, _ in ours),
             np.stack([b.sum(0) for _, b in ours]),
-            np.stack([np.einsum("rd,rd->d", a, a) for a, _ in ours]),
             np.stack([a.T @ b for a, b in ours]),
-            np.stack([a.T @ a for a, _ in ours]) if primal else None,
         )
 
 
@@ -201,23 +195,18 @@ class _Training:
 
     def __init__(self, moments: _Moments, folds: tuple[int, ...]):
         at = list(folds)
-        self.n = int(moments.n[at].sum())
-        n = max(self.n, 1)
-        self.mean, self.label = moments.x_sum[at].sum(0) / n, moments.y_sum[at].sum(0) / n
-        square = moments.square[at].sum(0) / n
-        variance = square - self.mean**2
-        varies = variance > CONSTANT * square
-        self.inverse = np.where(varies, 1 / np.sqrt(np.where(varies, variance, 1)), 0.0)
-        self.cross = moments.cross[at].sum(0) - n * np.outer(self.mean, self.label)
+        whole = reduce(add, (moments.of_x[f] for f in folds))
+        self.n, self.mean, self.inverse = whole.n, whole.mean, whole.inverse_spread
+        self.label = moments.y_sum[at].sum(0) / max(self.n, 1)
+        self.cross = moments.cross[at].sum(0) - self.n * np.outer(self.mean, self.label)
         self.cross *= self.inverse[:, None]
-        self.gram: np.ndarray | None = None
         self.z: np.ndarray | None = None
-        if moments.gram is not None:
-            self.gram = moments.gram[at].sum(0) - n * np.outer(self.mean, self.mean)
+        if whole.gram is not None:
+            self.gram = whole.centred
             self.gram *= self.inverse[:, None]
             self.gram *= self.inverse
         else:
-            rows = np.concatenate([moments.rows[f] for f in at])
+            rows = np.concatenate([moments.rows[f] for f in folds])
             rows = rows[moments.fit[rows]]
             self.z = (moments.x[rows] - self.mean) * self.inverse
             self.y = moments.y[rows] - self.label
@@ -230,7 +219,6 @@ class _Training:
         if np.isinf(alpha) or self.n == 0:
             weight = self.cross[:, columns] / max(self.n, 1)
         else:
-            assert self.gram is not None
             # Symmetric, so the transpose is the same matrix in the order that LAPACK works on in place.
             ridge = self.gram.copy().T
             ridge[np.diag_indices_from(ridge)] += alpha * self.n

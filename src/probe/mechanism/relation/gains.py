@@ -11,16 +11,21 @@ and disagreement".
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Float, Int
 from scipy.special import expit
 
-from probe.mechanism.linear.crossfit import log_loss, newton, ridge
+from probe.mechanism.linear.crossfit import CrossRidge, log_loss, newton
 
-BATCH = 50
-"""Permutations that are fitted at a time."""
+NUMBERS = 1_000_000
+"""Cells times permutations that are fitted at a time: memory grows with it."""
+
+NEAR = 40_000
+"""Cells times permutations whose gain is taken at a time."""
 
 FARTHEST = 5.0
 """A feature that lies further from its mean, in standard deviations, stays there: followed on a straight line, one odd
@@ -52,7 +57,7 @@ class Judgement:
 
         ``features[f]`` may have been made without the rows of fold f, as the second stage needs.
         """
-        left: np.ndarray = features - ridge(self.design, features, self.fold)
+        left: np.ndarray = features - self._of_design(features)
         for f, rest in enumerate(left):
             inner = self.fold != f
             spread = rest[inner].std(0)
@@ -62,10 +67,13 @@ class Judgement:
     def readout(self, x: Float[np.ndarray, "row column"]) -> Float[np.ndarray, "fold row feature"]:
         """A linear readout, from ``x``, of what the baseline leaves of the target (y minus its probability), cross-
         fitted."""
-        found: np.ndarray = ridge(x, self._missed[:, :, None], self.fold)
-        return found
+        return CrossRidge(x, self.fold)(self._missed[:, :, None])
 
-    @property
+    @cached_property
+    def _of_design(self) -> CrossRidge:
+        return CrossRidge(self.design, self.fold)
+
+    @cached_property
     def _missed(self) -> Float[np.ndarray, "fold row"]:
         missed: np.ndarray = self.y - expit(self.eta)
         return missed
@@ -80,7 +88,7 @@ class Judgement:
             plain = log_loss(base[judge] @ alone, self.y[judge])
             x = np.concatenate([np.broadcast_to(base, (len(left), *base.shape)), left[:, f]], axis=2)
             weak = np.append(np.full(2, 1e-3), np.ones(left.shape[3]))
-            beta = newton(x[:, fit], self.y[fit], weak)
+            beta = newton(x[:, fit], self.y[fit], weak, np.append(alone, np.zeros(left.shape[3])))
             eta = np.matmul(x[:, judge], beta[:, :, None])[:, :, 0]
             found[:, judge] = plain - log_loss(eta, self.y[judge])
         return found
@@ -110,24 +118,32 @@ class Judgement:
         self, left: Float[np.ndarray, "fold row feature"], orders: Int[np.ndarray, "n block"]
     ) -> Float[np.ndarray, " n"]:
         """Mean gain of the features from another case, per permutation."""
-        parts = [orders[start : start + BATCH] for start in range(0, len(orders), BATCH)]
         return np.concatenate(
-            [self.gain(np.stack([self.moved(left, order) for order in part])).mean(1) for part in parts]
+            [self._gained([self.moved(left, order) for order in part]) for part in self._parts(orders)]
         )
 
     def null_of_readout(
         self, x: Float[np.ndarray, "row column"], orders: Int[np.ndarray, "n block"]
     ) -> Float[np.ndarray, " n"]:
         """Mean gain of :meth:`readout` when it is fitted, and judged, on the residuals of another case."""
-        missed, found = self._missed[:, :, None], []
-        for start in range(0, len(orders), BATCH):
-            part = orders[start : start + BATCH]
+        readout, missed, found = CrossRidge(x, self.fold), self._missed[:, :, None], []
+        for part in self._parts(orders):
             # The target is carried to the case whose x is used, and the readout back: x itself never moves.
             carried = [self.moved(missed, np.argsort(order)) for order in part]
-            left = self.unexplained(ridge(x, np.concatenate(carried, axis=2), self.fold))
+            left = self.unexplained(readout(np.concatenate(carried, axis=2)))
             back = [self.moved(left[:, :, k : k + 1], order) for k, order in enumerate(part)]
-            found.append(self.gain(np.stack(back)).mean(1))
+            found.append(self._gained(back))
         return np.concatenate(found)
+
+    def _gained(self, left: Sequence[Float[np.ndarray, "fold row feature"]]) -> Float[np.ndarray, " batch"]:
+        """Mean gain of each of these, few at a time: what is worked on stays near the processor."""
+        size = max(NEAR // len(self.y), 1)
+        parts = (left[start : start + size] for start in range(0, len(left), size))
+        return np.concatenate([self.gain(np.stack(part)).mean(1) for part in parts])
+
+    def _parts(self, orders: Int[np.ndarray, "n block"]) -> Iterator[Int[np.ndarray, "_ block"]]:
+        size = max(NUMBERS // len(self.y), 1)
+        yield from (orders[start : start + size] for start in range(0, len(orders), size))
 
 
 def max_t(observed: Float[np.ndarray, " test"], null: Float[np.ndarray, "test draw"]) -> tuple[np.ndarray, np.ndarray]:
