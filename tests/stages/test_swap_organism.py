@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from probe.mechanism.swap.paths import DIRECT, TEXT
+from probe.mechanism.swap.paths import DIRECT, LATENT, TEXT
 from probe.organism import planned
 from probe.stages.swap import SwapTables, text_swap
 from probe.study import Study
 
 pytestmark = pytest.mark.slow
 
-PLANTED = {"text_mediated": TEXT, "decoding_only": DIRECT, "latent_only": "neither"}
+PLANTED = {"text_mediated": TEXT, "decoding_only": DIRECT, "latent_only": LATENT}
 CASES = 60
 
 
@@ -50,13 +50,18 @@ def test_contributions_are_those_of_the_plan(study: Study, tables: SwapTables) -
     value = own.set_index(["persona", "quantity"])["value"]
     rank = np.arange(3)
     for persona, where in PLANTED.items():
-        change = []
+        change, early = [], []
         for case in study.cases:
             mine, base = planned(study.persona(persona).text(), case), planned(None, case)
             assert mine is not None
             assert base is not None
             change.append((mine.reasoned - base.reasoned) @ rank)
-        expected = {TEXT: 0.0, DIRECT: 0.0, "neither": 0.0} | {where: float(np.mean(change))}
+            early.append((mine.direct - base.direct) @ rank)
+        if where == LATENT:
+            assert abs(np.mean(change)) < 0.02  # planned to leave the stated label as it is
+            assert value[persona, "latent"] == pytest.approx(np.mean(early), abs=0.08)
+            assert abs(np.mean(early)) > 0.2
+        expected = {TEXT: 0.0, DIRECT: 0.0, LATENT: 0.0} | {where: float(np.mean(change))}
         assert value[persona, "text"] == pytest.approx(expected[TEXT], abs=0.08)
         assert value[persona, "direct"] == pytest.approx(expected[DIRECT], abs=0.08)
 

@@ -19,6 +19,7 @@ from probe.stages.analysis import (
     study_of,
 )
 from probe.stages.capture import CapturePolicy
+from probe.stages.inside import look_inside
 from probe.stages.places import figures_path
 from probe.stages.reporting import write_report as _write_report
 from probe.store import Store, open_store
@@ -160,13 +161,16 @@ def shift(store: Store, base: str | None = None) -> pd.DataFrame:
 def write_report(store: Store, folder: str | Path, *, base: str | None = None) -> list[Path]:
     """Write figures (SVG, PDF, PNG), tables (CSV) and ``report.html`` into a folder; returns every path written.
 
+    What the study's ``analyses`` say of the inside is made anew, as by ``probe report``.
+
     Raises:
         ProbeError: the store holds no cell, the base was not captured, or a file stands where the folder should.
     """
     folder = figures_path("", Path(folder))
     found, shifts = behaviour_tables(store, Question(base=base)), shift_tables(store, base=base)
     title = str(study_of(store).get("name", store.place.url.rstrip("/").rpartition("/")[2]))
-    return _write_report(store, found, shifts, folder, title=title)
+    inside = look_inside(store, study_of(store).get("analyses", ()), base=base)
+    return _write_report(store, found, shifts, folder, title=title, inside=inside)
 
 
 def _fixed(names: Sequence[str] | None) -> tuple[str, ...] | None:

@@ -137,5 +137,5 @@ def run_report(target: str | Path, *, store: str | Path | None, base: str | None
     name, opened = open_target(target, store=store)
     folder = figures_path(name, out)
     tables, shifts = behaviour_tables(opened, Question(base=base)), shift_tables(opened, base=base)
-    inside = look_inside(opened, study_of(opened).get("analyses", ()))
+    inside = look_inside(opened, study_of(opened).get("analyses", ()), base=base)
     announce_files(folder, write_report(opened, tables, shifts, folder, title=name, inside=inside))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from probe import report
-from probe.stages.analysis import save_tables
+from probe.stages.analysis import Question, save_tables
 from probe.stages.terminal import say
 from probe.store import Store
 from probe.values import ALL, ProbeError
@@ -37,23 +37,24 @@ class Inside:
         return [*save_tables(folder, self.tables), *drawn, *self.save_more(folder)]
 
 
-def look_inside(store: Store, analyses: Sequence[str]) -> list[Inside]:
-    """What these analyses give; one that the captures do not allow says why, and the others stand."""
+def look_inside(store: Store, analyses: Sequence[str], *, base: str | None = None) -> list[Inside]:
+    """What these analyses give, against the study's base or ``base``; one that the captures do not allow says why, and
+    the others stand."""
     found = []
     for name in INSIDE:
         if name in analyses:
             try:
-                found.append(_MADE[name](store))
+                found.append(_MADE[name](store, base))
             except ProbeError as error:
                 say(f"{name}: {error}")
     return found
 
 
-def _directions(store: Store) -> Inside:
+def _directions(store: Store, base: str | None) -> Inside:
     from probe.stages.directions import geometry_figures, geometry_tables, make_directions, save_made
     from probe.stages.terminal_geometry import show_geometry
 
-    tables, made = geometry_tables(store), make_directions(store)
+    tables, made = geometry_tables(store, base=base), make_directions(store, base=base)
     return Inside(
         {**vars(tables), "directions": made.table},
         geometry_figures(tables),
@@ -62,7 +63,7 @@ def _directions(store: Store) -> Inside:
     )
 
 
-def _probes(store: Store) -> Inside:
+def _probes(store: Store, _base: str | None) -> Inside:
     from probe.report.probes import draw_probes
     from probe.stages.probes import probe_store, transfer
     from probe.stages.terminal_probes import show_probes, show_transfer
@@ -76,21 +77,21 @@ def _probes(store: Store) -> Inside:
     return Inside({"probes": table, "probes_transfer": moved}, draw_probes(table), show)
 
 
-def _lens(store: Store) -> Inside:
+def _lens(store: Store, base: str | None) -> Inside:
     from probe.stages.lens import lens_drawn, lens_tables, named
     from probe.stages.terminal_lens import show_lens
 
-    tables = lens_tables(store, readable=True)
+    tables = lens_tables(store, base=base, readable=True)
     return Inside(named(tables), lens_drawn(tables), lambda: show_lens(tables))
 
 
-def _relate(store: Store) -> Inside:
+def _relate(store: Store, base: str | None) -> Inside:
     from probe.report.relation import relation_figures
     from probe.report.relation_sentences import relation_sentence
     from probe.stages.relate import relate
     from probe.stages.terminal_relation import show_relation
 
-    tables = relate(store)
+    tables = relate(store, Question(base=base))
     own = tables.relation[tables.relation["base"] == tables.relation["base"].iloc[0]]
     told = [relation_sentence(row) for _, row in own[own["stratum"] == ALL].iterrows()]
     lead = (
@@ -105,4 +106,6 @@ def _relate(store: Store) -> Inside:
     )
 
 
-_MADE: Mapping[str, Callable[[Store], Inside]] = dict(zip(INSIDE, (_directions, _probes, _lens, _relate), strict=True))
+_MADE: Mapping[str, Callable[[Store, str | None], Inside]] = dict(
+    zip(INSIDE, (_directions, _probes, _lens, _relate), strict=True)
+)

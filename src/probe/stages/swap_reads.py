@@ -23,9 +23,10 @@ def swap_reads(store: Store) -> pd.DataFrame:
 
     One row for each persona (of the prompt), author (of the text), plain or ``masked``, case and condition (``seed`` is
     the author's). Columns: persona, author, masked, case, family, stratum, target, instruction, rotation, placement,
-    prefix, seed, logp_<label> (nats, full softmax), text_logp (nats, summed over the tokens before the letter that are
-    not masked), n_text, n_masked (tokens). A text without a masked word stands in both. ``attrs``: options, high_risk,
-    and ``elsewhere``, the masked reads left out because their letter was found at another token.
+    prefix, seed, logp_<label> (nats, full softmax), latent_logp_<label> (at the prompt's end), text_logp (nats, summed
+    over the tokens before the letter that are not masked), n_text, n_masked (tokens). A text without a masked word
+    stands in both. ``attrs``: options, high_risk, and ``elsewhere``, the masked reads left out because their letter was
+    found at another token.
 
     Raises:
         ProbeError: the store holds no such read.
@@ -38,7 +39,8 @@ def swap_reads(store: Store) -> pd.DataFrame:
         raise ProbeError(f"{store.place.url} holds no read at a letter; `probe swap STUDY.yaml` captures them")
     told = told.set_index("row_id")
     names = ["persona", "case", "family", "stratum", "target", *_KEYS[1:-1]]
-    reads = told.join(table[[name for name in names if name in table]])
+    before = {f"logp_{option}": f"latent_logp_{option}" for option in attrs["options"]}
+    reads = told.join(table[[name for name in (*names, *before) if name in table]].rename(columns=before))
     reads = reads.rename(columns={f"k{k}": f"logp_{option}" for k, option in enumerate(attrs["options"])})
     known = {persona["id"] for persona in store.plan.personas}  # other sources of given texts are no authors
     reads = reads[reads["author"].isin(known)].reset_index(drop=True)

@@ -16,7 +16,7 @@ from probe.stages.swap_texts import SWAPPED
 from probe.stages.terminal import console, say
 from probe.values import ALL
 
-PARTS = {"total": "total", "text": "through the text", "direct": "directly"}
+PARTS = {"latent": "before any text", "total": "total", "text": "through the text", "direct": "directly"}
 
 
 def show_swap(tables: SwapTables) -> None:

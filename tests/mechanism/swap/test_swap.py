@@ -8,9 +8,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from probe.mechanism.swap.paths import DIRECT, QUANTITIES, TEXT, FourReads, four_reads, path_effects, path_verdicts
+from probe.mechanism.swap.paths import (
+    DIRECT,
+    LATENT,
+    QUANTITIES,
+    TEXT,
+    FourReads,
+    four_reads,
+    path_effects,
+    path_verdicts,
+)
 from probe.values import ProbeError
-from tests.mechanism.swap.swap_worlds import NONE, OPTIONS, P, world
+from tests.mechanism.swap.swap_worlds import NONE, OPTIONS, P, with_urgency, world
 
 
 def effect(reads: pd.DataFrame, outcome: str = "expected_urgency", stratum: str = "all") -> pd.DataFrame:
@@ -63,6 +72,22 @@ def test_an_interaction_that_moved_is_told_beside_the_verdict_and_a_still_one_is
     assert not path_verdicts(world(rng, text=0.4), NONE)["note"].any()
 
 
+def test_a_persona_that_moves_the_label_before_any_text_alone_is_told_from_one_that_moves_none() -> None:
+    rng = np.random.default_rng(11)
+    for prompt, verdict in ((0.4, LATENT), (0.0, "neither")):
+        reads = world(rng)
+        early = with_urgency(1 + prompt * (reads["persona"] == P).to_numpy() + rng.normal(0, 0.05, len(reads)))
+        reads = reads.assign(**{f"latent_logp_{option}": early[:, k] for k, option in enumerate(OPTIONS)})
+        assert told(reads) == verdict
+        table = path_effects(reads, NONE).query("stratum == 'all' and outcome == 'expected_urgency'")
+        found = table.set_index("quantity").loc["latent"]
+        assert found["value"] == pytest.approx(prompt, abs=0.03)
+    reads.loc[0, "latent_logp_home"] = np.nan  # not read everywhere: nothing is said of it
+    assert "latent" not in set(path_effects(reads, NONE)["quantity"])
+    moved = world(rng, direct=0.4)
+    assert told(moved.assign(**{f"latent_logp_{option}": 0.0 for option in OPTIONS})) == DIRECT
+
+
 def test_too_few_cases_are_no_proof_of_neither() -> None:
     reads = world(np.random.default_rng(4), 8, noise=0.3)
     assert told(reads) == "cannot tell"
@@ -82,7 +107,9 @@ def test_intervals_cover_at_their_level_where_reads_cluster_by_family(per_family
         # What the text adds differs from family to family, alike for all cases of one; on average it is nothing.
         shift = rng.normal(0, 0.1, 80 // per_family)[case // per_family]
         y = 1 + rng.normal(0, 0.3, (80, 1)) + shift[:, None] * [1, 0, 1, 0] + rng.normal(0, 0.02, (80, 4))
-        pairs = FourReads(P, False, case, case // per_family, case, {"expected_urgency": y}, {"expected_urgency": 2.0})
+        pairs = FourReads(
+            P, False, case, case // per_family, case, {"expected_urgency": y}, {}, {"expected_urgency": 2.0}
+        )
         found = pairs.quantity("text", "expected_urgency")
         inside += bool(found.low <= 0 <= found.high)
         alone = replace(pairs, family=case).quantity("text", "expected_urgency")

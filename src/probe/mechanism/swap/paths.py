@@ -22,8 +22,11 @@ from probe.mechanism.splits import families_of
 from probe.values import ALL, ProbeError
 from probe.values.nearest import nearest
 
-TEXT, DIRECT = "through the text", "directly"
+TEXT, DIRECT, LATENT = "through the text", "directly", "directly, latent label alone"
 """The verdicts beside ``both``, ``opposed``, ``neither`` and ``cannot tell``."""
+
+BEFORE = "latent"
+"""The persona's effect on the label at the end of the prompt, before any text."""
 
 QUANTITIES: Mapping[str, tuple[float, float, float, float]] = {
     "total": (1, 0, 0, -1),
@@ -37,6 +40,8 @@ QUANTITIES: Mapping[str, tuple[float, float, float, float]] = {
 }
 """Weights of Y(p,p), Y(p,0), Y(0,p), Y(0,0). ``text`` and ``direct`` are the means over both orders and sum to
 ``total``; ``first`` is what is changed first, from the base, and ``last`` what is changed last, to the persona."""
+
+_LATENT = f"{BEFORE}_logp_"
 
 SAME = 1e-5
 """A contribution to one case that is smaller is none: both texts are the same tokens, or both prompts."""
@@ -55,7 +60,8 @@ class FourReads:
     """One persona and the base on the cases that both wrote a text for: ``y[outcome][case]`` holds Y(p,p), Y(p,0),
     Y(0,p), Y(0,0), each the mean over the conditions (rotation, seed, ...) under which both wrote one.
 
-    ``top`` is the largest value of each outcome; ``masked``: persona words were masked.
+    ``before[outcome][case]`` is what persona and base read at the end of their prompts, before any text; empty where
+    that was not read. ``top`` is the largest value of each outcome; ``masked``: persona words were masked.
     """
 
     persona: str
@@ -64,18 +70,26 @@ class FourReads:
     family: np.ndarray
     stratum: np.ndarray
     y: Mapping[str, Float[np.ndarray, "case 4"]]
+    before: Mapping[str, Float[np.ndarray, "case 2"]]
     top: Mapping[str, float]
 
     def within(self, stratum: str) -> FourReads:
         """The cases of one stratum, or all."""
         kept = np.full(len(self.case), True) if stratum == ALL else self.stratum == stratum
-        y = {name: values[kept] for name, values in self.y.items()}
-        return replace(self, case=self.case[kept], family=self.family[kept], stratum=self.stratum[kept], y=y)
+        y, before = ({name: values[kept] for name, values in one.items()} for one in (self.y, self.before))
+        case, family, named = self.case[kept], self.family[kept], self.stratum[kept]
+        return replace(self, case=case, family=family, stratum=named, y=y, before=before)
+
+    @property
+    def quantities(self) -> tuple[str, ...]:
+        """Those that these reads allow."""
+        return (*QUANTITIES, *([BEFORE] if self.before else []))
 
     def quantity(self, name: str, outcome: str) -> Change:
-        """The mean of one of :data:`QUANTITIES` over the cases, with its intervals."""
-        weights = np.array(QUANTITIES[name])
-        found = self.y[outcome] @ weights
+        """The mean over the cases of one of :data:`QUANTITIES`, or of the persona's effect before any text, with its
+        intervals."""
+        weights = np.array((1, -1) if name == BEFORE else QUANTITIES[name])
+        found = (self.before if name == BEFORE else self.y)[outcome] @ weights
         # Two reads of the same tokens differ in their low bits, by their batches: that is no variance between cases.
         found = np.where(np.abs(found) < SAME, 0.0, found)
         return change(found, self.family, self.top[outcome] * float(weights.clip(min=0).sum()))
@@ -86,14 +100,16 @@ def text_keys(reads: pd.DataFrame) -> list[str]:
     return ["case", *(name for name in SHARED if name in reads and name != "given")]
 
 
-def read_scores(reads: pd.DataFrame) -> dict[str, Float[np.ndarray, " row"]]:
+def read_scores(reads: pd.DataFrame, prefix: str = "logp_") -> dict[str, Float[np.ndarray, " row"]]:
     """The outcomes of every read; one that needs what is not known of the options is left out.
+
+    ``prefix`` of the labels' columns: ``logp_`` at the letter, ``latent_logp_`` at the end of the prompt.
 
     Raises:
         ProbeError: there are fewer than two options, or a target is none of them.
     """
     options, ranked = options_of(reads, None)
-    logp = log_softmax_of(reads, "logp_", options)
+    logp = log_softmax_of(reads, prefix, options)
     target = labels_of(reads, "target", options)
     p = np.exp(logp)
     scores: dict[str, Float[np.ndarray, " row"]] = {}
@@ -120,6 +136,7 @@ def four_reads(reads: pd.DataFrame, base: str) -> Iterator[FourReads]:
     if base not in authors:
         raise ProbeError(f"the base persona {base!r} wrote none of these texts. {nearest(base, authors, 'persona')}")
     keys, scores = text_keys(reads), read_scores(reads)
+    early = _latent_scores(reads)
     tops = {name: len(options_of(reads, None)[0]) - 1.0 if name == "expected_urgency" else 1.0 for name in scores}
     whole = reads[keys].assign(
         persona=reads["persona"],
@@ -128,6 +145,7 @@ def four_reads(reads: pd.DataFrame, base: str) -> Iterator[FourReads]:
         family=families_of(reads),
         stratum=reads.get("stratum", ""),
         **scores,
+        **{f"{BEFORE} {name}": values for name, values in early.items()},
     )
     arms = {name: rows.set_index(keys) for name, rows in whole.groupby(["persona", "author", "masked"], sort=False)}
     for masked in (False, True):
@@ -143,17 +161,31 @@ def four_reads(reads: pd.DataFrame, base: str) -> Iterator[FourReads]:
             cases = [arm.loc[index].groupby("case", sort=False) for arm in (first, *others)]
             told = cases[0][["family", "stratum"]].first()
             y = {name: np.stack([rows[name].mean().loc[told.index] for rows in cases], axis=1) for name in scores}
+            own = (cases[0], cases[-1])  # the persona's and the base's own prompts
+            before = {
+                name: np.stack([rows[f"{BEFORE} {name}"].mean().loc[told.index] for rows in own], axis=1)
+                for name in early
+            }
             case, family, stratum = (
                 values.to_numpy(object) for values in (told.index, told["family"], told["stratum"])
             )
-            yield FourReads(persona, masked, case, family, stratum, y, tops)
+            yield FourReads(persona, masked, case, family, stratum, y, before, tops)
+
+
+def _latent_scores(reads: pd.DataFrame) -> dict[str, Float[np.ndarray, " row"]]:
+    """The outcomes of what every row's prompt read before any text; none where some row lacks it."""
+    names = [name for name in reads if str(name).startswith(_LATENT)]
+    if not names or reads[names].isna().any(axis=None):
+        return {}
+    return read_scores(reads, _LATENT)
 
 
 def path_effects(reads: pd.DataFrame, base: str) -> pd.DataFrame:
     """How far a persona moves the stated label through its text, and how far directly at the answer.
 
-    Tidy: persona, base, stratum, outcome (:data:`UNITS`), masked, quantity (:data:`QUANTITIES`), value, low, high
-    (95 %, clustered by case family), n (cases), families, method, note. Source: ESTIMATORS, the text swap.
+    Tidy: persona, base, stratum, outcome (:data:`UNITS`), masked, quantity (:data:`QUANTITIES`, and ``latent``: the
+    effect on the label before any text), value, low, high (95 %, clustered by case family), n (cases), families,
+    method, note. Source: ESTIMATORS, the text swap.
 
     Raises:
         ProbeError: as :func:`four_reads`.
@@ -163,7 +195,7 @@ def path_effects(reads: pd.DataFrame, base: str) -> pd.DataFrame:
         for stratum in _strata(pairs.stratum):
             inside = pairs.within(stratum)
             for outcome in inside.y:
-                for quantity in QUANTITIES:
+                for quantity in inside.quantities:
                     found = inside.quantity(quantity, outcome)
                     rows.append(
                         {"persona": pairs.persona, "base": base, "stratum": stratum, "outcome": outcome}
@@ -177,11 +209,11 @@ def path_effects(reads: pd.DataFrame, base: str) -> pd.DataFrame:
 
 def path_verdicts(reads: pd.DataFrame, base: str, margin: float = MARGIN) -> pd.DataFrame:
     """Where a persona acts on its stated label, by equivalence at a margin: through the text, directly, both, opposed,
-    neither, or one cannot tell.
+    neither, or one cannot tell; and directly on the latent label alone, where both are still and that moved.
 
     Judged are the two Shapley contributions to the expected urgency, or to the probability of the reference label where
-    the options have no order. Columns ``total``, ``text``, ``direct`` and ``interaction`` say of each whether it moved,
-    stood still, or one cannot tell; where the interaction moved, ``note`` says that the orders differ.
+    the options have no order. Columns ``total``, ``text``, ``direct``, ``interaction`` and ``latent`` say of each
+    whether it moved, stood still, or one cannot tell; where the interaction moved, ``note`` says so: the orders differ.
 
     Raises:
         ProbeError: as :func:`four_reads`.
@@ -195,18 +227,20 @@ def path_verdicts(reads: pd.DataFrame, base: str, margin: float = MARGIN) -> pd.
             inside = pairs.within(stratum)
             parts = {name: inside.quantity(name, outcome) for name in ("total", "text", "direct", "interaction")}
             told = {name: status(part, margin) for name, part in parts.items()}
+            early = status(inside.quantity(BEFORE, outcome), margin) if inside.before else None
             note = parts["total"].note
             if told["interaction"] == "moved":
                 note = "the orders differ (the interaction moved): read text_first and text_last"
             same_sign = parts["text"].value * parts["direct"].value > 0
+            verdict = _verdict(told["text"], told["direct"], same_sign=same_sign)
             rows.append(
                 {"persona": pairs.persona, "base": base, "stratum": stratum, "outcome": outcome}
-                | {"masked": pairs.masked, "verdict": _verdict(told["text"], told["direct"], same_sign=same_sign)}
+                | {"masked": pairs.masked, "verdict": LATENT if (verdict, early) == ("neither", "moved") else verdict}
                 | told
-                | {"margin": margin, "n": parts["total"].n, "note": note}
+                | {BEFORE: early, "margin": margin, "n": parts["total"].n, "note": note}
             )
     columns = ["persona", "base", "stratum", "outcome", "masked", "verdict", "total", "text", "direct", "interaction"]
-    return pd.DataFrame(rows, columns=[*columns, "margin", "n", "note"])
+    return pd.DataFrame(rows, columns=[*columns, BEFORE, "margin", "n", "note"])
 
 
 def _verdict(text: Status, direct: Status, *, same_sign: bool) -> str:
