@@ -8,7 +8,6 @@ import pytest
 
 from probe.study import (
     CONFIRMABLE,
-    LATER_ANALYSES,
     USUAL_ANALYSES,
     CaptureSpec,
     ConditionSpec,
@@ -71,12 +70,6 @@ cases: cases.jsonl
         ("conditions: {rotations: [2]}", "6:26", "has 2 options. Count from 0 to 1", "conditions: {rotations: [1]}"),
         ("conditions: {rotations: 3}", "6:25", "must be none, all or a list", "conditions: {rotations: none}"),
         ("conditions: {placement: top}", "6:25", "'auto', 'system' or 'user'", "conditions: {placement: user}"),
-        (
-            "analyses: [patch]",
-            "6:12",
-            "comes later. This version has metrics, directions, probes, lens, relate, report",
-            "analyses: [metrics]",
-        ),
         ("analyses: [metric]", "6:12", "The nearest known analysis is 'metrics'", "analyses: [metrics]"),
         ("analyses: [report, report]", "6:11", "names 'report' twice", "analyses: [report]"),
         ("base: nurs", "6:7", "The nearest known persona is 'nurse'", "base: nurse"),
@@ -192,12 +185,6 @@ def test_defaults_are_those_of_the_design(write: Callable[..., Path]) -> None:
     assert (study.base, study.confirm, study.split_seed, study.limit) == ("none", (), 0, None)
 
 
-def test_analyses_of_later_versions_are_known_and_refused(write: Callable[..., Path]) -> None:
-    for name in LATER_ANALYSES:
-        with pytest.raises(StudyError, match=f"names '{name}', which comes later"):
-            Study.load(write(), overrides=[f"analyses=[{name}]"])
-
-
 def test_a_hub_id_is_split_from_its_revision_and_a_folder_is_found_beside_the_study(write: Callable[..., Path]) -> None:
     path = write()
     assert Study.load(path, overrides=["model.id=org/name@v1"]).model == ModelSpec("org/name", "v1")
@@ -239,7 +226,7 @@ def test_a_study_built_in_python_is_checked_as_well(write: Callable[..., Path]) 
         ({"personas": study.personas * 2}, "two personas have the id 'none'"),
         ({"task": dataclasses.replace(study.task, letters=("A",))}, "study at task.letters: there must be one letter"),
         ({"task": dataclasses.replace(study.task, instructions=("x",))}, "study at task.instructions[0]: an instr"),
-        ({"analyses": ("metrics", "patch")}, "comes later"),
+        ({"analyses": ("metrics", "patchh")}, "The nearest known analysis is 'patch'"),
     ):
         with pytest.raises(StudyError) as caught:
             dataclasses.replace(study, **changes)

@@ -11,7 +11,6 @@ import pytest
 from probe.study import (
     ANALYSES,
     CONFIRMABLE,
-    LATER_ANALYSES,
     CaptureSpec,
     ConditionSpec,
     GenerationSpec,
@@ -117,7 +116,7 @@ def test_every_key_with_its_default_stands_on_the_page() -> None:
                 assert shown == f"`{words}`", name
     for field in dataclasses.fields(ModelSpec):
         assert field.name in rows
-    for name in (*ANALYSES, *LATER_ANALYSES, *POSITIONS, *LABEL_SITES, *CONFIRMABLE):
+    for name in (*ANALYSES, *POSITIONS, *LABEL_SITES, *CONFIRMABLE):
         assert f"{name}" in page
     for field in dataclasses.fields(GivenText):
         assert f"`{field.name}`" in page

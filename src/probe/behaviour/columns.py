@@ -19,6 +19,9 @@ REMEDY = "pass options= in rising urgency and high_risk= (--options home,clinic,
 ABSENT = "absent"
 """Status of a row whose answer was not observed (the table has no ``y_gen``, or no plan covers the cell)."""
 
+INTERVENED = "intervened"
+"""Role of an arm that an intervention makes."""
+
 KNOWN = (
     *("case", "family", "persona", "role", "style", "category", "stratum", "condition", "target"),
     *("y_latent", "y_gen", "status", "letter", "letter_first", "label_mass", "entropy", "n_prompt", "n_gen"),
@@ -59,6 +62,26 @@ def generated(table: pd.DataFrame) -> pd.DataFrame:
         return table
     own = text_of(table, "given") == ""
     return table if own.all() else table[own].reset_index(drop=True)
+
+
+def arms(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with every intervention's rows as arms of their own: ``persona`` is then ``none + <intervention>``.
+
+    Whatever counts or compares personas so does it arm by arm; rows of two arms are pairs as those of two personas are.
+    Such an arm has the role ``intervened`` and no style, so that no arm of a control wording counts as one; ``arm`` is
+    the intervention's name. Attributes of the table are kept.
+    """
+    edited = text_of(table, "intervention")
+    acted = edited != ""
+    if not acted.any():
+        return table
+    told = table.copy()
+    told["persona"] = np.where(acted, text_of(table, "persona") + " + " + edited, text_of(table, "persona"))
+    told["intervention"], told["arm"] = "", edited
+    for name, value in (("role", INTERVENED), ("style", "")):
+        if name in table:
+            told[name] = np.where(acted, value, text_of(table, name))
+    return told
 
 
 def sites_of(table: pd.DataFrame, options: tuple[str, ...]) -> tuple[str, ...]:

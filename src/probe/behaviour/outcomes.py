@@ -201,6 +201,12 @@ def _require_columns(table: pd.DataFrame) -> None:
             f"outcomes are read of answers that a model generated, and {n_given} rows hold given texts (their column "
             "`given` names a source); leave them out: behaviour.generated(table)"
         )
+    edited = pd.Series(text_of(table, "intervention")).groupby(text_of(table, "persona")).nunique()
+    if (edited > 1).any():
+        raise ProbeError(
+            f"rows of {edited.idxmax()!r} under {edited.max()} interventions (none counts as one) cannot be pooled; "
+            "count each as an arm of its own: behaviour.arms(table)"
+        )
     if not any(name in ("y_gen", "y_latent") or str(name).startswith("logp_") for name in table):
         raise ProbeError(
             "a table of cells needs an outcome: y_gen, y_latent or one logp_<label> per label; "

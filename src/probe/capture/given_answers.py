@@ -61,8 +61,10 @@ class GivenTexts:
         return GivenAnswer(ids, text.cut)
 
 
-def sha_of(prompt: Prompt, given: GivenAnswer | None) -> str:
-    """What notices an edited text: the hash of the prompt, and of the answer that is given to it."""
-    if given is None:
-        return prompt.prompt_sha
-    return sha256_of({"prompt": prompt.prompt_sha, "given": list(given.token_ids), "cut": given.cut})
+def sha_of(prompt: Prompt, given: GivenAnswer | None, own: Sequence[str] = ()) -> str:
+    """What notices an edited text: the hash of the prompt, of the answer that is given to it, and of edits whose values
+    are the cell's ``own``."""
+    more: dict[str, Any] = {"interventions": list(own)} if own else {}
+    if given is not None:
+        more |= {"given": list(given.token_ids), "cut": given.cut}
+    return sha256_of({"prompt": prompt.prompt_sha, **more}) if more else prompt.prompt_sha

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -11,9 +12,12 @@ from torch import Tensor
 from probe.capture.batching import PassInput
 from probe.models.edits import Edit
 from probe.models.points import HookPoint
-from probe.values import Intervention
+from probe.values import Gate, Intervention
 
 _FOREVER = 2**62
+
+_Kind = tuple[int, HookPoint, str, bool, int]
+"""What is stacked into one edit: the turn at a hook point, the point, operator, whether relative, size of the basis."""
 
 
 def acting_tokens(row: PassInput, position: str) -> tuple[int, int]:
@@ -30,6 +34,7 @@ def acting_tokens(row: PassInput, position: str) -> tuple[int, int]:
         "persona_end": (0, 0) if end is None else (end, end + 1),
         "persona": row.persona_tokens or (0, 0),
         "case": row.case_tokens or (0, 0),
+        "newest": (n_prompt - 1, _FOREVER),
     }
     return places[position]
 
@@ -40,6 +45,7 @@ class Interventions:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._moved: dict[tuple[str, str], Tensor] = {}
+        self._stacked: dict[_Kind, tuple[tuple[str, ...], dict[str, Tensor]]] = {}
 
     def edits(self, rows: Sequence[PassInput], offsets: Sequence[int], width: int) -> tuple[Edit, ...]:
         """The edits of a forward whose first column is token ``offsets[i]`` of row i; negative ones are pads.
@@ -49,52 +55,84 @@ class Interventions:
         """
         if not any(row.interventions for row in rows):
             return ()
-        found: dict[tuple[int, HookPoint, str, int], list[Intervention | None]] = {}
+        found: dict[_Kind, list[Intervention | None]] = {}
         for i, row in enumerate(rows):
             turns: dict[HookPoint, int] = {}
             for each in row.interventions:
                 point = HookPoint(each.stream, each.layer)
                 turn = turns[point] = turns.get(point, -1) + 1
                 size = 0 if each.basis is None else len(each.basis)
-                found.setdefault((turn, point, each.operator, size), [None] * len(rows))[i] = each
+                kind = (turn, point, each.operator, each.relative, size)
+                found.setdefault(kind, [None] * len(rows))[i] = each
         tokens = torch.arange(width)[None] + torch.tensor(list(offsets))[:, None]
         made = []
-        for (_, point, operator, _), stacked in sorted(found.items(), key=lambda item: (item[0][1], item[0][0])):
-            where = self._where(rows, stacked, tokens)
-            if bool(where.any()):
-                made.append(self._edit(point, operator, stacked, where.to(self._device)))
+        acting: dict[tuple[str, ...], tuple[bool, Tensor]] = {}  # the same at every layer, as a rule
+        for kind, stacked in sorted(found.items(), key=lambda item: _order(item[0])):
+            rules = tuple("" if each is None else each.position for each in stacked)
+            if rules not in acting:
+                where = _where(rows, rules, tokens)
+                acting[rules] = bool(where.any()), where.to(self._device)
+            somewhere, where = acting[rules]
+            if somewhere:
+                made.append(self._edit(kind, stacked, where))
         return tuple(made)
 
-    @staticmethod
-    def _where(
-        rows: Sequence[PassInput], stacked: Sequence[Intervention | None], tokens: Int[Tensor, "row pos"]
-    ) -> Bool[Tensor, "row pos"]:
-        acting = [
-            (0, 0) if each is None else acting_tokens(row, each.position)
-            for row, each in zip(rows, stacked, strict=True)
-        ]
-        start, end = torch.tensor(acting).T[:, :, None]
-        within: Tensor = (start <= tokens) & (tokens < end)
-        return within
+    def _edit(self, kind: _Kind, stacked: list[Intervention | None], where: Bool[Tensor, "row pos"]) -> Edit:
+        _, point, operator, relative, _ = kind
+        arrays = self._arrays(kind, stacked)
+        return Edit(
+            point,
+            operator,
+            where,
+            arrays.get("vector"),
+            arrays.get("basis"),
+            arrays.get("coordinates"),
+            relative,
+            arrays.get("gate"),
+            arrays.get("above"),
+        )
 
-    def _edit(self, point: HookPoint, operator: str, stacked: list[Intervention | None], where: Tensor) -> Edit:
-        arrays = {
-            name: self._stack(name, stacked)
-            for name in ("vector", "basis", "coordinates")
-            if any(each is not None and getattr(each, name) is not None for each in stacked)
-        }
-        return Edit(point, operator, where, arrays.get("vector"), arrays.get("basis"), arrays.get("coordinates"))
+    def _arrays(self, kind: _Kind, stacked: list[Intervention | None]) -> dict[str, Tensor]:
+        """The operators' arrays and gates, row by row; kept while the same rows decode."""
+        own = tuple("" if each is None else each.sha256 for each in stacked)
+        if kind not in self._stacked or self._stacked[kind][0] != own:
+            arrays = {
+                name: self._stack(name, stacked)
+                for name in ("vector", "basis", "coordinates", "gate")
+                if any(each is not None and getattr(each, name) is not None for each in stacked)
+            }
+            if "gate" in arrays:  # the gates of rows without one are open
+                numbers = [-math.inf if each is None or each.gate is None else each.gate.above for each in stacked]
+                arrays["above"] = torch.tensor(numbers, device=self._device)
+            self._stacked[kind] = own, arrays
+        return self._stacked[kind][1]
 
     def _stack(self, name: str, stacked: list[Intervention | None]) -> Tensor:
-        """One array per row; rows without an intervention get zeros, which act nowhere."""
-        present = [None if each is None else self._tensor(each, name) for each in stacked]
+        """One array per row; rows without one get zeros."""
+        present = [self._tensor(each, name) for each in stacked]
         shape = next(each for each in present if each is not None)
         return torch.stack([torch.zeros_like(shape) if each is None else each for each in present])
 
-    def _tensor(self, intervention: Intervention, name: str) -> Tensor:
+    def _tensor(self, intervention: Intervention | None, name: str) -> Tensor | None:
+        found = None if intervention is None else getattr(intervention, name)
+        if intervention is None or found is None:
+            return None
         key = (intervention.sha256, name)
         if key not in self._moved:
             # A copy: arrays that were read from a file may be read-only, of which torch warns.
-            array = torch.tensor(getattr(intervention, name), dtype=torch.float32)
+            array = torch.tensor(found.vector if isinstance(found, Gate) else found, dtype=torch.float32)
             self._moved[key] = array.to(self._device)
         return self._moved[key]
+
+
+def _where(rows: Sequence[PassInput], rules: Sequence[str], tokens: Int[Tensor, "row pos"]) -> Bool[Tensor, "row pos"]:
+    """Which of these tokens the rows' position rules name; a row with an empty one has none."""
+    spans = [acting_tokens(row, rule) if rule else (0, 0) for row, rule in zip(rows, rules, strict=True)]
+    start, end = torch.tensor(spans).T[:, :, None]
+    within: Tensor = (start <= tokens) & (tokens < end)
+    return within
+
+
+def _order(kind: _Kind) -> tuple[HookPoint, int]:
+    turn, point, *_ = kind
+    return point, turn

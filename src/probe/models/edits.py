@@ -19,9 +19,12 @@ from probe.models.points import HookPoint
 class Edit:
     """``x <- new(x)`` where ``where`` holds, and bit for bit ``x`` elsewhere.
 
-    ``add``: ``new(x) = x + vector``. ``patch``: ``new(x) = vector``. ``ablate`` and ``set`` act within the span of the
-    orthonormal rows of ``basis``: ``new(x) = x + (coordinates - x basis^T) basis``, with coordinates 0 for ``ablate``.
-    A row of the batch whose span is smaller has rows of zeros there.
+    ``add``: ``new(x) = x + vector``, ``relative``: ``x + |x| vector``. ``patch``: ``new(x) = vector``. The others act
+    within the span of the orthonormal rows of ``basis``: ``new(x) = x + (wanted - x basis^T) basis``, where ``wanted``
+    are the ``coordinates`` (``set``), 0 (``ablate``), or the smaller of coordinates and ``x basis^T`` (``cap``). A row
+    of the batch whose span is smaller has rows of zeros there. With a ``gate`` it acts only where ``x gate > above``; a
+    row without one has zeros there, above -inf. ``values`` in place of a vector gives ``patch`` another one for each
+    token; ``columns`` ``[start, end)`` keeps an edit to some of the width, as the outputs of one head.
     The operator is computed in fp32 and its result rounded to the stream's dtype.
     """
 
@@ -31,19 +34,40 @@ class Edit:
     vector: Float[Tensor, "batch width"] | None = None
     basis: Float[Tensor, "batch k width"] | None = None
     coordinates: Float[Tensor, "batch k"] | None = None
+    relative: bool = False
+    gate: Float[Tensor, "batch width"] | None = None
+    above: Float[Tensor, " batch"] | None = None
+    values: Float[Tensor, "batch pos width"] | None = None
+    columns: tuple[int, int] | None = None
 
     def __call__(self, hidden: Float[Tensor, "batch pos width"]) -> Float[Tensor, "batch pos width"]:
         """The edited activations; ``hidden`` itself is not changed."""
         wide = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
-        return torch.where(self.where[:, :, None], self._new(wide).to(hidden.dtype), hidden)
+        where = self.where[:, :, None]
+        if self.gate is not None and self.above is not None:
+            where = where & (wide @ self.gate.to(wide.dtype)[:, :, None] > self.above.to(wide.dtype)[:, None, None])
+        if self.columns is not None:
+            where = where & self.inside
+        return torch.where(where, self._new(wide).to(hidden.dtype), hidden)
+
+    @property
+    def inside(self) -> Bool[Tensor, " width"]:
+        """Which of the width the columns are; only where there are columns."""
+        assert self.columns is not None and self.values is not None
+        at = torch.arange(self.values.shape[-1], device=self.values.device)
+        return (self.columns[0] <= at) & (at < self.columns[1])
 
     def _new(self, x: Float[Tensor, "batch pos width"]) -> Float[Tensor, "batch pos width"]:
+        if self.values is not None:
+            return self.values.to(x.dtype)
         if self.kind in ("add", "patch"):
             assert self.vector is not None
             vector = self.vector.to(x.dtype)[:, None, :]
-            return x + vector if self.kind == "add" else vector.expand_as(x)
-        assert self.kind in ("ablate", "set") and self.basis is not None
+            if self.kind == "patch":
+                return vector.expand_as(x)
+            return x + (x.norm(dim=-1, keepdim=True) * vector if self.relative else vector)
+        assert self.kind in ("ablate", "set", "cap") and self.basis is not None
         basis = self.basis.to(x.dtype)
         inside = x @ basis.transpose(1, 2)
         wanted = torch.zeros_like(inside) if self.coordinates is None else self.coordinates.to(x.dtype)[:, None, :]
-        return x + (wanted - inside) @ basis
+        return x + ((torch.minimum(inside, wanted) if self.kind == "cap" else wanted) - inside) @ basis

@@ -210,17 +210,23 @@ class _Traces:
                 own = whole[0] if isinstance(whole, tuple) else whole
                 stood = own.reshape(size[0], size[1], -1)
                 now = first = stood if scale == 1 else stood * scale
-                for to_mid, kind, where, vector, basis, coordinates in acts:
+                for to_mid, kind, where, vector, basis, coordinates, gate, above in acts:
                     x = (before + now if to_mid else now).float()
+                    where = where.to(x.device)
+                    if gate is not None:
+                        where = where & (x @ gate.to(x.device) > above.to(x.device))
                     if kind == "add":
                         new = x + vector.to(x.device)
+                    elif kind == "add relative":
+                        new = x + x.norm(dim=-1, keepdim=True) * vector.to(x.device)
                     elif kind == "patch":
                         new = vector.to(x.device).expand_as(x)
                     else:
-                        span = basis.to(x.device)
-                        new = x + (coordinates.to(x.device) - x @ span.transpose(1, 2)) @ span
+                        span, wanted = basis.to(x.device), coordinates.to(x.device)
+                        inside = x @ span.transpose(1, 2)
+                        new = x + ((torch.minimum(inside, wanted) if kind == "cap" else wanted) - inside) @ span
                     new = new.to(now.dtype).float() - before.float() if to_mid else new
-                    now = torch.where(where.to(x.device), new.to(now.dtype), now)
+                    now = torch.where(where, new.to(now.dtype), now)
                 if now is not first:
                     put = now if scale == 1 else torch.where(now == first, stood, now / scale)
                     put = put.reshape(own.shape)
@@ -245,13 +251,18 @@ class _Traces:
 def _plain(edit: Edit) -> tuple[Any, ...]:
     """An edit as the tensors of its formula, in fp32 and with an axis for positions where there is none."""
     vector = None if edit.vector is None else edit.vector.float()[:, None, :]
+    vector = vector if edit.values is None else edit.values.float()
+    where = edit.where[:, :, None] if edit.columns is None else edit.where[:, :, None] & edit.inside
     basis = None if edit.basis is None else edit.basis.float()
     coordinates = None
     if basis is not None:
         coordinates = basis.new_zeros(len(basis), 1, basis.shape[1])
         if edit.coordinates is not None:
             coordinates = edit.coordinates.float()[:, None, :]
-    return edit.point.stream == "resid_mid", edit.kind, edit.where[:, :, None], vector, basis, coordinates
+    gate = None if edit.gate is None else edit.gate.float()[:, :, None]
+    above = None if edit.above is None else edit.above.float()[:, None, None]
+    kind = f"{edit.kind} relative" if edit.relative else edit.kind
+    return edit.point.stream == "resid_mid", kind, where, vector, basis, coordinates, gate, above
 
 
 def _by_stream(reads: Reads, met: list[HookPoint], found: list[Tensor], device: torch.device) -> dict[str, Tensor]:

@@ -3,11 +3,11 @@
 from probe.study.given_texts import GivenSpec
 from probe.study.label_spec import LabelSpec
 from probe.study.overrides import Override, parse_override
+from probe.study.recipe_specs import GateSpec, RecipeSpec
 from probe.study.scaffold import new_study
 from probe.study.spec import (
     ANALYSES,
     CONFIRMABLE,
-    LATER_ANALYSES,
     USUAL_ANALYSES,
     CaptureSpec,
     ConditionSpec,
@@ -20,16 +20,17 @@ from probe.study.study import Study
 __all__ = [
     "ANALYSES",
     "CONFIRMABLE",
-    "LATER_ANALYSES",
     "USUAL_ANALYSES",
     "CaptureSpec",
     "ConditionSpec",
+    "GateSpec",
     "GenerationSpec",
     "GivenSpec",
     "LabelSpec",
     "ModelSpec",
     "Override",
     "PlannedContrast",
+    "RecipeSpec",
     "Study",
     "new_study",
     "parse_override",

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge
+from annotated_types import Ge, Le
 from pydantic import AfterValidator, PlainValidator
 
 from probe.study.checked import CLOSED, Count, Flag, Line, Name, Text, different, distinct
@@ -17,11 +17,10 @@ from probe.study.located import kind_of
 from probe.values import ALL, POSITIONS, STREAMS
 from probe.values.nearest import nearest
 
-ANALYSES = ("metrics", "directions", "probes", "lens", "relate", "report")
-"""The analyses that this version has, in the order in which they run."""
+ANALYSES = ("metrics", "directions", "probes", "lens", "relate", "patch", "steer", "report")
+"""The analyses of a study. Those but ``patch`` and ``steer``, which run the model again, are of what was captured."""
 USUAL_ANALYSES = ("metrics", "relate", "report")
 """Those of a study that names none: what takes seconds."""
-LATER_ANALYSES = ("patch", "steer")
 
 COLDEST = 1e-6
 """The least temperature above 0: logits over a smaller one may leave the range of fp32."""
@@ -63,8 +62,6 @@ def _remote(value: Any) -> bool | str:
 
 
 def _analysis(name: Any) -> str:
-    if name in LATER_ANALYSES:
-        raise ValueError(f"names {name!r}, which comes later. This version has {', '.join(ANALYSES)}")
     if name not in ANALYSES:
         raise ValueError(f"holds {kind_of(name)}, which is no analysis. {nearest(str(name), ANALYSES, 'analysis')}")
     return str(name)
@@ -97,7 +94,8 @@ def _indices(value: Any, words: str) -> tuple[int, ...]:
     return distinct(tuple(value))
 
 
-def _layers(value: Any) -> Any:
+def layers_or_all(value: Any) -> Any:
+    """``all``, or different whole numbers from 0."""
     return value if value == "all" else _indices(value, "all")
 
 
@@ -123,14 +121,15 @@ def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
-def _number(value: Any) -> float:
+def a_number(value: Any) -> float:
+    """A finite number."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise ValueError(f"must be a number, found {kind_of(value)}. Write it with digits")
     return float(value)
 
 
 def _temperature(value: Any) -> float:
-    if (number := _number(value)) < 0:
+    if (number := a_number(value)) < 0:
         raise ValueError(f"must be 0 (greedy) or above, found {kind_of(value)}. Raise it")
     if 0 < number < COLDEST:
         raise ValueError(f"must be 0 (greedy) or at least {COLDEST}, found {kind_of(value)}. Set it to 0")
@@ -138,7 +137,7 @@ def _temperature(value: Any) -> float:
 
 
 def _top_p(value: Any) -> float:
-    if not 0 < (number := _number(value)) <= 1:
+    if not 0 < (number := a_number(value)) <= 1:
         raise ValueError(f"must be above 0 and at most 1, found {kind_of(value)}. 1 keeps every token")
     return number
 
@@ -216,11 +215,13 @@ class CaptureSpec:
     ``dtype: auto`` stores residuals in the dtype of the pass. ``keep_text`` stores every rendered prompt.
     ``special_tokens`` is what happens to a text that names a token of the chat template (``<|im_end|>``): its cell is
     refused, or the model reads it as plain text, or tags among them (``<think>``) as the tokens they are.
+    ``keep: moments`` stores sums over cases in place of every row's residual, and ``covariance`` is the width in which
+    second moments of whole vectors are then kept: all of it where a stream is no wider, else a random projection.
     """
 
     __pydantic_config__ = CLOSED
 
-    layers: Annotated[Literal["all"] | tuple[int, ...], PlainValidator(_layers)] = "all"
+    layers: Annotated[Literal["all"] | tuple[int, ...], PlainValidator(layers_or_all)] = "all"
     positions: Annotated[tuple[Annotated[str, PlainValidator(_position)], ...], AfterValidator(distinct)] = (
         "prompt_end",
         "answer",
@@ -232,6 +233,8 @@ class CaptureSpec:
     streams: Annotated[
         tuple[Annotated[str, PlainValidator(_stream)], ...], AfterValidator(distinct), AfterValidator(_with_resid)
     ] = ("resid",)
+    keep: Literal["rows", "moments"] = "rows"
+    covariance: Annotated[Count, Ge(0), Le(1024)] = 64
 
 
 @dataclass(frozen=True)
@@ -280,7 +283,7 @@ class PlannedContrast:
 
 @dataclass(frozen=True)
 class StudyFile:
-    """The keys of a study file; personas, task, cases and given texts as they were written, for their own modules."""
+    """The keys of a study file; personas, task, cases, given texts and interventions as they were written."""
 
     __pydantic_config__ = CLOSED
 
@@ -294,6 +297,7 @@ class StudyFile:
     labels: LabelSpec = field(default_factory=LabelSpec)
     generation: GenerationSpec = field(default_factory=GenerationSpec)
     given: Any = None
+    interventions: Any = None
     analyses: Annotated[tuple[Annotated[str, PlainValidator(_analysis)], ...], AfterValidator(distinct)] = (
         USUAL_ANALYSES
     )

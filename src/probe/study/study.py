@@ -22,8 +22,16 @@ from probe.study.given_texts import (
     refuse_unknown_cases,
     refuse_unknown_personas,
 )
+from probe.study.intervention_entries import (
+    Arm,
+    check_arms,
+    intervention_entries,
+    read_interventions,
+    refuse_unfit_arms,
+)
 from probe.study.label_spec import LabelSpec
 from probe.study.located import Located, in_memory
+from probe.study.many_models import names_many, one_by_one
 from probe.study.model_source import model_from
 from probe.study.overrides import overridden, parse_override
 from probe.study.persona_files import persona_entry, read_personas
@@ -39,7 +47,7 @@ from probe.study.spec import (
 )
 from probe.study.task_files import read_task, task_entry
 from probe.study.yaml_marks import read_yaml
-from probe.values import Case, Cell, Condition, GivenText, Persona, StudyError, Task, sha256_of
+from probe.values import Case, Cell, Condition, GivenText, Persona, Recipe, StudyError, Task, sha256_of
 
 
 @dataclass(frozen=True)
@@ -48,7 +56,8 @@ class Study:
 
     ``base`` is the id of the persona that all others are compared with. ``cases`` are those that ``limit`` left, so
     ``limit`` is a record: ``limited(n)`` gives a smaller study. ``source`` is the study file, if there was one.
-    ``given`` are texts that the personas are made to answer with, beside their own answers.
+    ``given`` are texts that the personas are made to answer with, beside their own answers. Each of ``interventions``
+    makes arms of their own: its personas again, under it.
 
     Raises:
         StudyError: a setting is wrong, or two parts do not fit together.
@@ -70,6 +79,7 @@ class Study:
     source: Path | None = None
     labels: LabelSpec = field(default_factory=LabelSpec)
     given: GivenSpec | None = None
+    interventions: tuple[Arm, ...] = ()
 
     def __post_init__(self) -> None:
         place = in_memory(self._settings(), "study")
@@ -81,6 +91,7 @@ class Study:
         refuse_misfits(settings, self.personas, self.task, self.cases, place)
         _check_given(self.given, self.cases, self.limit)
         refuse_unknown_personas(self.given, self.personas, place)
+        check_arms(self.interventions, self.personas)
         if self.limit is not None and len(self.cases) > self.limit:
             raise StudyError(
                 f"study: `limit` records {self.limit} cases, but there are {len(self.cases)}. Use study.limited(n)"
@@ -96,10 +107,34 @@ class Study:
         Raises:
             StudyError: the first broken rule, as ``file:line:column: sentence. Remedy``.
         """
+        studies = Study.load_all(path, overrides=overrides, limit=limit)
+        if len(studies) > 1:
+            raise StudyError(
+                f"{path}: `model` names {len(studies)} models, and this takes one. Choose it: --set model.id=..."
+            )
+        return studies[0]
+
+    @staticmethod
+    def load_all(path: str | Path, *, overrides: Sequence[str] = (), limit: int | None = None) -> tuple[Study, ...]:
+        """One study for each model of a YAML file whose `model` may be a list; see :meth:`load`.
+
+        Those of a list are named after the file's name and their model, ``name.model``; ``overrides`` hold for each,
+        and one of `model.id` replaces the list.
+
+        Raises:
+            StudyError: as :meth:`load`.
+        """
         path = Path(path)
         settings = [*overrides, *([f"limit={limit}"] if limit is not None else [])]
-        document = overridden(read_yaml(path), [parse_override(text) for text in settings])
-        return _built(document, path.parent, source=path)
+        given = [parse_override(text) for text in settings]
+        document = read_yaml(path)
+        if not names_many(document):
+            return (_built(overridden(document, given), path.parent, source=path),)
+        if any(override.path in (("model",), ("model", "id")) for override in given):
+            alone = replace(document, value={**document.value, "model": {}})
+            return (_built(overridden(alone, given), path.parent, source=path),)
+        each = (overridden(one, given) for one in one_by_one(document))
+        return tuple(_built(one, path.parent, source=path) for one in each)
 
     @staticmethod
     def from_mapping(mapping: Mapping[str, Any], *, directory: str | Path = ".") -> Study:
@@ -127,6 +162,7 @@ class Study:
             "labels": _listed(asdict(self.labels)),
             "generation": asdict(self.generation),
             "given": given_entry(self.given, texts=cases),
+            "interventions": intervention_entries(self.interventions, arrays=cases) or None,
             "analyses": list(self.analyses),
             "base": self.base,
             "confirm": [asdict(contrast) for contrast in self.confirm],
@@ -141,8 +177,9 @@ class Study:
     def cells(self, placement: str | None = None) -> tuple[Cell, ...]:
         """Every cell to capture: persona by persona, then case by case, then condition by condition.
 
-        Those of given texts come after the generated ones of their case. ``placement`` is what the study's placement
-        comes to for a template; without it ``auto`` counts as ``system``.
+        Those of given texts come after the generated ones of their case, and behind all of these they come again under
+        each intervention. ``placement`` is what the study's placement comes to for a template; without it ``auto``
+        counts as ``system``.
         """
         if placement is None:
             placement = "system" if self.conditions.placement == "auto" else self.conditions.placement
@@ -153,6 +190,7 @@ class Study:
             own = tuple(self._conditions(persona, placement))
             for case in self.cases:
                 conditions = (*(() if self.given and self.given.only else own), *self._given(persona, case, own))
+                conditions = (*conditions, *self._intervened(persona, conditions))
                 cells += [Cell(persona.id, case.id, condition) for condition in conditions]
         return tuple(cells)
 
@@ -202,6 +240,14 @@ class Study:
                 if text.is_for(persona.id) and text.fits(condition.instruction, condition.rotation):
                     yield replace(condition, given=text.source)
 
+    def _intervened(self, persona: Persona, own: Sequence[Condition]) -> Iterator[Condition]:
+        """A persona's conditions once more under each intervention that is for it."""
+        for arm in self.interventions:
+            if not isinstance(arm, Recipe):
+                raise StudyError(f"the intervention {arm.name!r} is not read yet; `probe.run` reads its arrays")
+            if arm.is_for(persona.id):
+                yield from (replace(condition, intervention=arm.sha256) for condition in own)
+
     @cached_property
     def _texts_by_case(self) -> dict[str, list[GivenText]]:
         found: dict[str, list[GivenText]] = {}
@@ -235,10 +281,13 @@ def _built(document: Located, directory: Path, source: Path | None = None) -> St
     task = task_from(document.child("task"))
     cases = cases_from(document.child("cases"), directory, task)
     given = read_given(document.child("given"), directory) if "given" in document.value else None
+    asked = "interventions" in document.value
+    arms = read_interventions(document.child("interventions"), directory) if asked else ()
     # A record of a limited study holds `limit` cases already; its given texts may answer the others.
     if len(cases) != settings.limit:
         refuse_unknown_cases(given, cases, document)
     refuse_unknown_personas(given, personas, document)
+    refuse_unfit_arms(arms, personas, document)
     whole = settings if len(cases) == settings.limit else replace(settings, limit=None)
     refuse_misfits(whole, personas, task, cases, document)
     cases = evenly(cases, settings.limit)
@@ -259,6 +308,7 @@ def _built(document: Located, directory: Path, source: Path | None = None) -> St
         source,
         settings.labels,
         given,
+        arms,
     )
 
 

@@ -23,9 +23,11 @@ from probe.values.errors import (
 )
 from probe.values.estimates import Estimate
 from probe.values.given import GivenText
-from probe.values.interventions import EDIT_POSITIONS, OPERATORS, Intervention
+from probe.values.interventions import EDIT_POSITIONS, OPERATORS, Gate, Intervention
 from probe.values.parsing import DEFAULT_PARSER, ParserSettings, Reasoning
+from probe.values.patches import KeyValues, KVPatch, SweepRead, TokenPatch
 from probe.values.personas import Persona
+from probe.values.recipes import PerCase, Recipe, steering
 from probe.values.sites import LABEL_SITES, POSITIONS, STREAMS, AbsentSite, Site
 from probe.values.tasks import Option, Task
 
@@ -47,8 +49,11 @@ __all__ = [
     "Direction",
     "DiskFull",
     "Estimate",
+    "Gate",
     "GivenText",
     "Intervention",
+    "KVPatch",
+    "KeyValues",
     "LabelError",
     "LabelRead",
     "MissingShard",
@@ -56,11 +61,13 @@ __all__ = [
     "NewerVersion",
     "Option",
     "ParserSettings",
+    "PerCase",
     "Persona",
     "PlannedRow",
     "ProbeError",
     "ProbeWarning",
     "Reasoning",
+    "Recipe",
     "RowRefused",
     "Site",
     "StoreBusy",
@@ -68,8 +75,11 @@ __all__ = [
     "StoreError",
     "StoreMismatch",
     "StudyError",
+    "SweepRead",
     "Task",
+    "TokenPatch",
     "canonical_json",
     "is_cut",
     "sha256_of",
+    "steering",
 ]

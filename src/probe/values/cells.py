@@ -53,7 +53,8 @@ class Condition:
     def name(self) -> str:
         """A short readable name: the placement, then only what differs from the default."""
         parts = [self.placement]
-        parts += [f"{key}={value}" for key, value in vars(self).items() if key != "placement" and value]
+        shown = {**vars(self), "intervention": self.intervention[:8]}  # a hash, which tables name in full
+        parts += [f"{key}={value}" for key, value in shown.items() if key != "placement" and value]
         return "/".join(parts)
 
 
@@ -118,7 +119,8 @@ class CellRecord:
     ``span`` is the letter's ``[start, end)`` in characters of ``gen_text``. ``nonfinite`` counts non-finite values.
     ``given_logp[i]`` is the log-probability of ``gen_tokens[i]`` given all that precedes it (fp32, nats, full softmax),
     where they were given; empty where they were generated. ``streams[stream][position]`` is ``[block, width]`` for the
-    streams beside the residual, at the positions that ``resid`` has.
+    streams beside the residual, at the positions that ``resid`` has. Where a store keeps moments, rows that are alike
+    in persona, condition and ``group`` are added up.
     """
 
     cell: Cell
@@ -139,6 +141,7 @@ class CellRecord:
     extra: Mapping[str, Any] = field(default_factory=dict)
     given_logp: tuple[float, ...] = ()
     streams: Mapping[str, Mapping[str, Float[np.ndarray, "_ _"]]] = field(default_factory=dict)
+    group: str = ""
 
     def at(self, stream: str) -> Mapping[str, np.ndarray]:
         """The activations of a stream by position, ``[layer, width]`` each; empty where it was not captured."""
