@@ -301,17 +301,17 @@ def tell(said: list[str], text: str) -> None:
     print(text, flush=True)
 
 
-def keep(page: Path, said: Sequence[str]) -> None:
+def keep(page: Path, said: Sequence[str], marks: tuple[str, str] = MARKS) -> None:
     """Put what was said between the marks of a page."""
-    before, after = around(page)
+    before, after = around(page, marks)
     page.write_text(before + "\n".join(said).rstrip("\n") + "\n" + after, "utf-8")
 
 
-def around(page: Path) -> tuple[str, str]:
+def around(page: Path, marks: tuple[str, str] = MARKS) -> tuple[str, str]:
     """A page up to the end of its first mark, and from its second on."""
-    before, start, rest = page.read_text("utf-8").partition(MARKS[0])
-    _, end, after = rest.partition(MARKS[1])
-    assert start and end, f"{page} lacks the marks {' '.join(mark.strip() for mark in MARKS)}"
+    before, start, rest = page.read_text("utf-8").partition(marks[0])
+    _, end, after = rest.partition(marks[1])
+    assert start and end, f"{page} lacks the marks {' '.join(mark.strip() for mark in marks)}"
     return before + start, end + after
 
 

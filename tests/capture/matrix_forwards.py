@@ -184,7 +184,9 @@ class Planned:
         if self.kind == "patch":
             return self.vector
         for k, direction in enumerate(self.basis):  # orthonormal: one direction after the other
-            wanted = self.coordinates[k] if self.kind == "set" else 0.0
+            wanted = self.coordinates[k] if self.kind in ("set", "cap") else torch.tensor(0.0)
+            if self.kind == "cap":
+                wanted = torch.minimum(wanted, row @ direction)
             row = row + (wanted - row @ direction) * direction
         return row
 
@@ -196,6 +198,8 @@ def planned(name: str, point: HookPoint, kind: str, row: int, tokens: Sequence[i
     width, size = own.shape[-1], float(own.std())
     basis = torch.linalg.qr(torch.randn(width, 2, generator=generator)).Q.T.contiguous()
     vector, coordinates = (size * torch.randn(n, generator=generator) for n in (width, 2))
+    if kind == "cap":  # a bound that nothing reaches would be no edit
+        coordinates = coordinates - 4 * size
     return Planned(point, kind, tuple(tokens), vector, basis, coordinates)
 
 
@@ -214,11 +218,11 @@ def stacked(plans: Sequence[Planned], places: Sequence[slice], width: int) -> Ed
         where,
         vector if takes_vector else None,
         None if takes_vector else basis,
-        coordinates if plans[0].kind == "set" else None,
+        coordinates if plans[0].kind in ("set", "cap") else None,
     )
 
 
-OPERATORS = ("add", "ablate", "set", "patch")
+OPERATORS = ("add", "ablate", "set", "patch", "cap")
 
 
 def edit_points(model: Backend, *, every: bool) -> list[tuple[tuple[HookPoint, str], ...]]:
@@ -228,9 +232,9 @@ def edit_points(model: Backend, *, every: bool) -> list[tuple[tuple[HookPoint, s
     if every:
         return [((point, kind),) for point in points for kind in OPERATORS]
     last = model.facts.shape.n_layers
-    alone = [(HookPoint("resid", layer), kind) for layer, kind in zip((0, last, 1, 2), OPERATORS, strict=True)]
+    alone = [(HookPoint("resid", layer), kind) for layer, kind in zip((0, last, 1, 2, 1), OPERATORS, strict=True)]
     streams = [stream for stream in model.facts.widths if stream != "resid"]
-    alone += [(HookPoint(stream, k % last), OPERATORS[k % 4]) for k, stream in enumerate(streams)]
+    alone += [(HookPoint(stream, k % last), OPERATORS[k % 5]) for k, stream in enumerate(streams)]
     together = ((HookPoint("resid", 1), "patch"), (HookPoint("resid", 1), "add"), (HookPoint("resid", 2), "ablate"))
     return [*((one,) for one in alone), together, tuple(reversed(together))]
 

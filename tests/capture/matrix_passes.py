@@ -21,7 +21,7 @@ from probe.capture.raw_rows import RawRow
 from probe.capture.sampling import row_generator
 from probe.models.points import HookPoint
 from probe.prompts import Reopening
-from probe.values import EDIT_POSITIONS, OPERATORS, STREAMS, Intervention
+from probe.values import EDIT_POSITIONS, OPERATORS, STREAMS, Gate, Intervention
 from tests.capture.architectures import END_IDS, backend, prompts
 from tests.capture.matrix_forwards import Deviation, all_points
 from tests.capture.matrix_rows import (
@@ -148,20 +148,24 @@ def shared(name: str, kind: str) -> Iterator[Deviation]:
 
 
 def steering(name: str, point: HookPoint, operator: str, position: str, width: int) -> Intervention:
-    """An operator about as large as what it acts on."""
+    """An operator about as large as what it acts on; of every third direction with a gate that is open at some tokens,
+    and where it adds, added in units of the norm."""
     rng = np.random.default_rng(zlib.crc32(f"{name} {point} {operator} {position}".encode()))
     size = float(wanted_states(name, row(prompts(name)[0]), prompts(name)[0]).values[point.stream, point.layer].std())
     vector = (size * rng.normal(size=width)).astype(np.float32)
     basis = np.linalg.qr(rng.normal(size=(width, 2)))[0].T.astype(np.float32)
-    takes_vector = operator in ("add", "patch")
+    takes_vector, bounded = operator in ("add", "patch"), operator in ("set", "cap")
+    relative = operator == "add" and point.layer % 2 == 1
     return Intervention(
         point.layer,
         operator,
-        vector if takes_vector else None,
+        vector / (size * width) if relative else vector if takes_vector else None,
         None if takes_vector else basis,
-        np.array([size, -size], np.float32) if operator == "set" else None,
+        np.array([size, -size] if operator == "set" else [-size, -2 * size], np.float32) if bounded else None,
         position,
         point.stream,
+        relative,
+        Gate(rng.normal(size=width).astype(np.float32), 0.0) if rng.random() < 1 / 3 else None,
     )
 
 
@@ -176,11 +180,11 @@ def intervention_rows(name: str, kind: str) -> list[PassInput]:
     plain = shared_rows(name)
     rows = [plain[0]]
     for k, position in enumerate((*EDIT_POSITIONS, *EDIT_POSITIONS)):
-        points = [(HookPoint("resid", k % (n_layers + 1)), OPERATORS[k % 4])]
+        points = [(HookPoint("resid", k % (n_layers + 1)), OPERATORS[k % 5])]
         if k % 2 and streams:
-            points.append((HookPoint(streams[k // 2 % len(streams)], k % n_layers), OPERATORS[(k // 2) % 4]))
+            points.append((HookPoint(streams[k // 2 % len(streams)], k % n_layers), OPERATORS[(k // 2) % 5]))
         elif k % 2:
-            points.append((points[0][0], OPERATORS[(k + 2) % 4]))
+            points.append((points[0][0], OPERATORS[(k + 2) % 5]))
         own = tuple(steering(name, p, op, position, widths[p.stream]) for p, op in points)
         one = replace(plain[k % len(plain)], interventions=own)
         if k == len(EDIT_POSITIONS) + EDIT_POSITIONS.index("persona"):

@@ -69,17 +69,22 @@ def acting(own: Intervention, one: PassInput, length: int) -> EditFunction:
         "persona_end": range(persona[1] - 1, persona[1]) if persona else range(0),
         "persona": range(*persona) if persona else range(0),
         "case": range(*case) if case else range(0),
+        "newest": range(n - 1, length),
     }
     where = set(rules[own.position])
 
     def new(x: Tensor) -> Tensor:
+        if own.gate is not None and float(x @ torch.from_numpy(own.gate.vector)) <= own.gate.above:
+            return x
         if own.vector is not None:
             vector = torch.from_numpy(own.vector)
-            return x + vector if own.operator == "add" else vector
+            size = float((x**2).sum() ** 0.5) if own.relative else 1.0
+            return x + size * vector if own.operator == "add" else vector
         assert own.basis is not None
         for k, direction in enumerate(torch.from_numpy(own.basis)):  # orthonormal: one after the other
             coordinate = 0.0 if own.coordinates is None else float(own.coordinates[k])
-            x = x + (coordinate - x @ direction) * direction
+            if own.operator != "cap" or float(x @ direction) > coordinate:
+                x = x + (coordinate - x @ direction) * direction
         return x
 
     return lambda x: torch.stack([new(each) if k in where else each for k, each in enumerate(x)])

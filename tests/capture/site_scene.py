@@ -14,7 +14,19 @@ from probe.models.hf import HFBackend
 from probe.models.loading import load_backend
 from probe.models.points import residual_points
 from probe.prompts import AnswerSites, LabelTokens, LetterVocabulary, PromptBuilder, load_tokenizer
-from probe.values import LABEL_SITES, POSITIONS, Case, Cell, CellRecord, Condition, GivenText, Option, Persona, Task
+from probe.values import (
+    LABEL_SITES,
+    POSITIONS,
+    Case,
+    Cell,
+    CellRecord,
+    Condition,
+    GivenText,
+    Option,
+    Persona,
+    Recipe,
+    Task,
+)
 from tests.tiny_models import save_tiny_model
 
 OPTIONS = (Option("home", "stay home"), Option("clinic", "routine care"), Option("emergency", "emergency"))
@@ -59,11 +71,11 @@ class SiteScene:
         self._score = score
         self.planned = self.planner(given)
 
-    def planner(self, given: Sequence[GivenText]) -> JobPlanner:
-        """Plans cells with these given texts; runs nothing."""
+    def planner(self, given: Sequence[GivenText] = (), recipes: Sequence[Recipe] = ()) -> JobPlanner:
+        """Plans cells with these given texts and interventions; runs nothing."""
         builder = PromptBuilder(self.tokenizer, self.task)
         sites = AnswerSites(builder, LABEL_SITES, "Final answer:", self._score)
-        return JobPlanner(builder, PERSONAS, self.cases, sites=sites, given=given)
+        return JobPlanner(builder, PERSONAS, self.cases, sites=sites, given=given, recipes=recipes)
 
     def job(self, case: str, persona: str = "nurse", **condition: str | int) -> Job:
         cell = Cell(persona, case, Condition(**condition))  # type: ignore[arg-type]  # fields by their names

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -13,7 +12,7 @@ import pytest
 import torch
 
 from probe.capture import Job, prefixes
-from probe.values import EDIT_POSITIONS, CellRecord, Intervention
+from probe.values import EDIT_POSITIONS, CellRecord, Intervention, Recipe
 from tests.capture.site_scene import PERSONAS, SiteScene
 from tests.tiny_models import CHATML, NO_SYSTEM
 
@@ -49,6 +48,7 @@ def named_tokens(scene: SiteScene, job: Job, n_new: int) -> dict[str, set[int]]:
         "persona": persona,
         "persona_end": {max(persona)},
         "case": {i for i, (a, b) in enumerate(tokens) if there <= a and b <= there + len(case)},
+        "newest": set(range(n - 1, n + n_new)),
     }
 
 
@@ -81,11 +81,11 @@ def edited(
 ) -> Iterator[tuple[str, Job, CellRecord, tuple[int, ...]]]:
     """Every rule on two cases, all in one pass."""
     jobs = []
-    for position in EDIT_POSITIONS:
-        own = Intervention(LAYER, "add", vector, position=position)
-        placement = scene.planned._builder.resolve_placement(condition.get("placement", "auto"))
-        planned = scene.jobs(**{**condition, "placement": placement}, intervention=own.sha256)[:2]
-        jobs += [replace(job, interventions=(own,)) for job in planned]
+    recipes = [Recipe(name, (Intervention(LAYER, "add", vector, position=name),)) for name in EDIT_POSITIONS]
+    scene.planned = scene.planner(recipes=recipes)
+    placement = scene.planned._builder.resolve_placement(condition.get("placement", "auto"))
+    for recipe in recipes:
+        jobs += scene.jobs(**{**condition, "placement": placement}, intervention=recipe.sha256)[:2]
     for job, record in zip(jobs, scene.capture(jobs), strict=True):
         yield job.interventions[0].position, job, record, (*job.prompt.token_ids, *record.gen_tokens)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM
 
 from probe.models import find_model
@@ -78,3 +79,24 @@ def test_a_file_that_is_cut_short_is_refused_by_its_path(tmp_path: Path) -> None
     weights.write_bytes(weights.read_bytes()[:100])
     with pytest.raises(ModelError, match=r"model\.safetensors is not a safetensors file"):
         read_footprint(find_model(str(folder)))
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma2", "falcon", "gpt_neox", "qwen3_moe"])
+def test_operations_are_those_that_torch_counts_in_a_forward(tmp_path: Path, family: str) -> None:
+    folder = save_tiny_model(tmp_path / family, family)
+    footprint = read_footprint(find_model(str(folder)))
+    experts = {"experts_implementation": "eager"} if family == "qwen3_moe" else {}  # torch counts no grouped products
+    model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager", **experts)
+
+    def counted(n_tokens: int) -> int:
+        ids = torch.arange(n_tokens)[None]
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            model(input_ids=ids, use_cache=False)
+        return counter.get_total_flops()
+
+    n = 24
+    told = 2 * n * (footprint.per_token + footprint.per_read) + 2 * n * n * footprint.per_pair
+    assert told == pytest.approx(counted(n), rel=0.05)
+    twice = counted(2 * n) - 2 * counted(n)  # what grows with the square of the tokens
+    assert 2 * 2 * n * n * footprint.per_pair == pytest.approx(twice, rel=0.1)
+    assert (footprint.idle > 0) == (family == "qwen3_moe")

@@ -195,6 +195,36 @@ class SlotCache(Cache):  # type: ignore[misc]  # transformers has no types
             buffer[first:last] = before
 
 
+class BranchCache(Cache):  # type: ignore[misc]  # transformers has no types
+    """One row of a :class:`SlotCache`, without its pads, from which ``n`` rows go on: each layer copies what they share
+    when it is fed."""
+
+    def __init__(self, trunk: SlotCache, row: int, pad: int, n: int) -> None:
+        kinds = (DummyLayer if isinstance(each, DummyLayer) else DynamicLayer for each in trunk.layers)
+        super().__init__(layers=[kind() for kind in kinds])
+        self._shared = {
+            b: [buffer[row, :, pad:].expand(n, -1, -1, -1) for buffer in each.buffers]
+            for b, each in enumerate(trunk.layers)
+            if isinstance(each, KeyValueLayer)
+        }
+
+    def see(self, end: int, first: int) -> None:
+        """Let the next forward go on after ``end`` tokens; blocks from ``first`` on have what they were fed so far."""
+        for b, shared in self._shared.items():
+            layer = self.layers[b]
+            if b < first or not layer.is_initialized:
+                layer.keys, layer.values = (each[:, :, :end] for each in shared)
+                layer.dtype, layer.device = layer.keys.dtype, layer.keys.device
+                layer.is_initialized = True
+
+    def put(self, row: int, block: int, tokens: Sequence[int], keys: Tensor, values: Tensor) -> None:
+        """Other keys and values of some tokens in one row of one block, each ``[head, token, width]``."""
+        layer = self.layers[block]
+        layer.keys, layer.values = layer.keys.clone(), layer.values.clone()  # rows may share them
+        layer.keys[row][:, list(tokens)] = keys.to(layer.keys)
+        layer.values[row][:, list(tokens)] = values.to(layer.values)
+
+
 def _layer(like: Any, rows: int, columns: int) -> Any:
     if isinstance(like, LinearAttentionLayer):
         return StateLayer(like, rows)

@@ -22,7 +22,8 @@ class ModelShape:
     unbounded. ``end_ids`` stop a generation. ``ignored`` are settings of the model's own generation configuration that
     are not applied (a repetition penalty, sampling): they would make the written label differ from the preferred one.
     ``pad_id`` fills what the mask hides; any token of the vocabulary would do.
-    ``heads_width`` is that of all attention heads side by side, None where the configuration has none.
+    ``heads_width`` is that of all ``n_heads`` attention heads side by side; both are None where the configuration has
+    none.
     """
 
     n_layers: int
@@ -34,6 +35,7 @@ class ModelShape:
     dtype: str
     ignored: Mapping[str, Any] = field(default_factory=dict)
     heads_width: int | None = None
+    n_heads: int | None = None
 
 
 def read_shape(source: ModelSource) -> ModelShape:
@@ -79,6 +81,7 @@ def shape_of(config: Any, generation: Any) -> ModelShape:
         dtype=dtype.removeprefix("torch."),
         ignored={k: v for k, v in own.items() if k not in _TAKEN and not k.startswith(_REPORTS)},
         heads_width=_heads_width(text),
+        n_heads=getattr(text, "num_attention_heads", None) or None,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from probe.models.edits import Edit
 from probe.models.hooks import hooked
 from probe.models.layers import find_blocks
 from probe.models.protocol import Caching, Forward, ModelFacts, Reads
+from probe.models.resume import Resumer, find_resumer
 from probe.models.sources import ModelSource
 from probe.models.streams import Streams, find_streams
 from probe.values import ModelError
@@ -64,6 +66,11 @@ class HFBackend:
         _refuse_missing_weights(source, found)
         model = model.to(where).eval().requires_grad_(False)
         return cls(model)
+
+    @cached_property
+    def resumer(self) -> Resumer | None:
+        """What starts forwards of this model at a layer; None where that does not give what whole ones give."""
+        return find_resumer(self)
 
     @torch.inference_mode()
     def forward(
