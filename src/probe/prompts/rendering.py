@@ -25,9 +25,10 @@ class Prompt:
     """A rendered prompt with the places that sites read.
 
     ``persona_span`` and ``case_span`` are ``[start, end)`` in characters of ``text``, None where the text does not
-    stand there verbatim. ``persona_tokens`` is the ``[start, end)`` of the tokens that overlap the persona's text and
-    ``case_tokens`` that of the tokens wholly inside the case's text; both are None where absent.
-    ``literal`` says that structural tokens which persona or case name were read as the plain text they are.
+    stand there verbatim. ``persona_tokens`` is the ``[start, end)`` of the tokens that overlap the persona's text,
+    ``case_tokens`` that of the tokens wholly inside the case's text, ``user_tokens`` that of those that overlap the
+    user's text (instruction and case); each is None where absent. ``literal`` says that structural tokens which
+    persona or case name were read as the plain text they are.
     """
 
     text: str
@@ -37,6 +38,7 @@ class Prompt:
     persona_tokens: tuple[int, int] | None
     case_tokens: tuple[int, int] | None
     literal: bool = False
+    user_tokens: tuple[int, int] | None = None
 
     @property
     def persona_end(self) -> int | None:
@@ -159,7 +161,21 @@ class PromptBuilder:
             persona_tokens=_overlapping(encoded.offsets, persona_span),
             case_tokens=_wholly_inside(encoded.offsets, case_span),
             literal=literal,
+            user_tokens=_overlapping(encoded.offsets, self._user_span(rendered, persona_text, case, condition)),
         )
+
+    def _user_span(
+        self, rendered: str, persona_text: str | None, case: Case, condition: Condition
+    ) -> tuple[int, int] | None:
+        """Where instruction and case stand, in characters: the user's turn without a persona that is placed in it."""
+        system, user = self._contents(persona_text, case.input, case, condition)
+        own = self._user_text(case.input, case, condition)
+        before, _, after = self._outline(persona_text, condition).text.partition(_CASE_MARK)
+        before = before.replace(_PERSONA_MARK, system or "")
+        if rendered != before + user + after:  # the template trims texts, say
+            return _only_occurrence(rendered, own)
+        end = len(before) + len(user)
+        return end - len(own), end
 
     def _render(self, persona_text: str | None, case_text: str, case: Case, condition: Condition) -> str:
         system, user = self._contents(persona_text, case_text, case, condition)
