@@ -158,6 +158,8 @@ def _sentence(error: ErrorDetails) -> str:
             return f"must be {context['expected']}, found {found}"
         case "greater_than_equal":
             return f"must be at least {context['ge']}, found {found}. Raise it"
+        case "less_than_equal":
+            return f"must be at most {context['le']}, found {found}. Lower it"
         case "tuple_type" | "list_type":
             return f"must be a list, found {found}. Put it in brackets: [...]"
         case "dict_type" | "mapping_type" | "dataclass_type":
