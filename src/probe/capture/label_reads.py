@@ -48,5 +48,7 @@ def read_labels(logits: Float[Tensor, "row vocab"], labels: Sequence[LabelTokens
 
 def _summed(variants: tuple[float, ...]) -> float:
     """The logarithm of the sum of probabilities; -inf for none."""
+    if len(variants) == 1:
+        return variants[0]
     with np.errstate(invalid="ignore"):  # what is not finite is told of its row, by its site
         return float(np.logaddexp.reduce(variants)) if variants else -np.inf

@@ -95,6 +95,22 @@ def capture_shard(capturer: Capturer, jobs: Sequence[Job], on_rows: Callable[[in
     return ShardResult(records, failed, tuple(sizes))
 
 
+def pass_input(job: Job) -> PassInput:
+    """What a pass is asked of a job."""
+    return PassInput(
+        job.prompt.token_ids,
+        job.prompt.persona_end,
+        job.prompt.case_tokens,
+        job.labels,
+        key=(job.row.cell.row_id, job.row.cell.condition.seed),
+        forks=forks_of(job),
+        reasoning_end=job.reopener,
+        given=None if job.given is None else job.given.token_ids,
+        interventions=job.interventions,
+        persona_tokens=job.prompt.persona_tokens,
+    )
+
+
 def _without_memory(job: Job) -> FailedRow:
     length = len(job.prompt.token_ids)
     reason = f"a pass over this row alone ({length} prompt tokens) does not fit into the device's memory"
@@ -110,21 +126,7 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 def _ended(capturer: Capturer, jobs: Sequence[Job], size: int) -> Iterator[tuple[int, RawRow]]:
     """The rows of one pass as they end, by their places among the jobs; they stop where memory runs out."""
-    rows = [
-        PassInput(
-            job.prompt.token_ids,
-            job.prompt.persona_end,
-            job.prompt.case_tokens,
-            job.labels,
-            key=(job.row.cell.row_id, job.row.cell.condition.seed),
-            forks=forks_of(job),
-            reasoning_end=job.reopener,
-            given=None if job.given is None else job.given.token_ids,
-            interventions=job.interventions,
-            persona_tokens=job.prompt.persona_tokens,
-        )
-        for job in jobs
-    ]
+    rows = [pass_input(job) for job in jobs]
     try:
         yield from stream_pass(capturer.backend, rows, capturer.settings, capturer.vocabulary, batch_size=size)
     except (RuntimeError, MemoryError) as error:
@@ -186,6 +188,7 @@ def _record(capturer: Capturer, job: Job, raw: RawRow) -> CellRecord:
             "answer_given_up": parsed.span is not None and not parsed.in_words and step is None,
             **_noted(job, raw, forked),
         },
+        group=job.group,
     )
 
 

@@ -11,16 +11,40 @@ from jaxtyping import Float, Int
 
 from probe.values import ProbeError
 from probe.values.nearest import nearest
+from probe.values.sums import Sums
+
+
+@dataclass(frozen=True, eq=False)
+class LineSums:
+    """What lines stand for that are each the mean over the rows of many cases.
+
+    ``sums`` are those of each line's rows, ``cases`` and ``families`` the cases that are in it, and their families.
+    ``kind`` numbers persona and condition: lines of one kind are of different cases.
+    """
+
+    sums: Sums
+    cases: tuple[frozenset[str], ...]
+    families: tuple[frozenset[str], ...]
+    kind: Int[np.ndarray, " line"]
+
+    def take(self, lines: Int[np.ndarray, " line"]) -> LineSums:
+        """Those of some lines, in the order given."""
+        cases, families = (tuple(own[at] for at in lines) for own in (self.cases, self.families))
+        return LineSums(self.sums.take(lines), cases, families, self.kind[lines])
 
 
 @dataclass(frozen=True, eq=False)
 class SiteRows:
-    """The rows of a table that have a site: their places in it, rising, and their residuals in the same order."""
+    """The rows of a table that have a site: their places in it, rising, and their residuals in the same order.
+
+    Where the table has ``lines`` that stand for many cases each, ``x`` are their means.
+    """
 
     layer: int
     position: str
     places: Int[np.ndarray, " row"]
     x: Float[np.ndarray, "row d_model"]
+    lines: LineSums | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +53,8 @@ class Activations:
 
     ``layers`` are residual points (0 the embedding, k the output of block k-1), rising. ``read(layer, position)`` gives
     the places of the rows that have the position, rising, and their residuals, in units of the residual stream.
-    ``d_model`` is the width. Nothing is kept: one site is in memory at a time.
+    ``d_model`` is the width. Nothing is kept: one site is in memory at a time. Where rows were added up, ``read`` gives
+    the means of lines, and ``lines`` what else is known of these; only analyses that ask for such a table get one.
     """
 
     table: pd.DataFrame
@@ -37,6 +62,7 @@ class Activations:
     positions: tuple[str, ...]
     d_model: int
     read: Callable[[int, str], tuple[Int[np.ndarray, " row"], Float[np.ndarray, "row d_model"]]]
+    lines: Callable[[int, str], LineSums] | None = None
 
     def at(self, layer: int, position: str) -> SiteRows:
         """The rows that have this site, with their residuals.
@@ -49,7 +75,7 @@ class Activations:
                 raise ProbeError(
                     f"the {name} {asked!r} was not captured. {nearest(str(asked), [str(one) for one in known], name)}"
                 )
-        return SiteRows(layer, position, *self.read(layer, position))
+        return SiteRows(layer, position, *self.read(layer, position), self.lines and self.lines(layer, position))
 
     def sites(self, position: str) -> Iterator[SiteRows]:
         """Every layer at one position, rising, one in memory at a time."""
@@ -58,6 +84,7 @@ class Activations:
 
     def only(self, keep: np.ndarray) -> Activations:
         """These rows of the table only: a boolean mask, or places; the table's index is renumbered."""
+        assert self.lines is None, "of lines none are chosen: an analysis takes them all"
         places = np.flatnonzero(keep) if keep.dtype == np.bool_ else np.asarray(keep)
         new = np.full(len(self.table), -1)
         new[places] = np.arange(len(places))

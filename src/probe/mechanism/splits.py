@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Mapping
 
 import numpy as np
@@ -10,6 +9,7 @@ import pandas as pd
 from jaxtyping import Int
 
 from probe.values import ProbeError
+from probe.values.blocks import hashed, place_of
 
 
 def families_of(table: pd.DataFrame) -> np.ndarray:
@@ -43,7 +43,7 @@ def fold_of(
         if stratum is None
         else np.unique(stratum[first].astype(str), return_inverse=True)[1]
     )
-    order = np.lexsort((np.array([_hashed(name, seed) for name in names]), strata))
+    order = np.lexsort((np.array([hashed(name, seed) for name in names]), strata))
     fold = np.empty(len(names), dtype=int)
     fold[order] = np.arange(len(names)) % folds
     return fold[member]
@@ -62,7 +62,7 @@ def part_of(family: np.ndarray, shares: Mapping[str, float], seed: int = 0) -> n
         raise ProbeError(f"shares of a split are positive and sum to 1, found {dict(shares)}")
     ends, names = np.cumsum(sizes)[:-1], np.array(list(shares), dtype=object)
     known, member = np.unique(family.astype(str), return_inverse=True)
-    uniform = np.array([int(_hashed(name, seed)[:13], 16) / 16**13 for name in known])
+    uniform = np.array([place_of(name, seed) for name in known])
     return np.asarray(names[np.searchsorted(ends, uniform, side="right")][member])
 
 
@@ -78,7 +78,3 @@ def require_apart(fitted_on: Collection[str], judged_on: np.ndarray, what: str) 
             f"{what} may only be judged on case families that did not fit it; {len(both)} families fitted it and are "
             f"judged (first: {both[0]!r}); judge it on the others"
         )
-
-
-def _hashed(name: str, seed: int) -> str:
-    return hashlib.sha256(f"{seed}\x1f{name}".encode()).hexdigest()

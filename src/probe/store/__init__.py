@@ -2,6 +2,7 @@
 
 from probe.store.activations import ActivationCache
 from probe.store.editions import ON_CHANGED, OnChanged
+from probe.store.guests import GuestWriter, open_guest
 from probe.store.locks import Share, StoreLock
 from probe.store.names import UnknownName
 from probe.store.plans import Plan
@@ -18,6 +19,7 @@ __all__ = [
     "ON_CHANGED",
     "ActivationCache",
     "Coverage",
+    "GuestWriter",
     "LabelVariants",
     "OnChanged",
     "Plan",
@@ -30,6 +32,7 @@ __all__ = [
     "StoreWriter",
     "UnknownName",
     "View",
+    "open_guest",
     "open_store",
     "open_writer",
     "seal_store",

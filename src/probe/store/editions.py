@@ -19,20 +19,29 @@ as superseded; or capture them beside the old ones, under a condition that names
 ON_CHANGED: tuple[OnChanged, ...] = ("error", "recapture", "new-condition")
 
 
-def settle_changes(plan: Plan, committed: Collection[Key], on_changed: OnChanged, place: Place) -> Plan:
+def settle_changes(
+    plan: Plan, committed: Collection[Key], on_changed: OnChanged, place: Place, *, sums: bool = False
+) -> Plan:
     """The plan to follow, given the (row id, ``prompt_sha``) pairs that are committed already.
 
     A change that the store's latest plan holds was decided on before: a recapture that was killed, or whose rows were
     lost, goes on without another word. Under ``new-condition`` the changed cells get ``condition.edition``, the first 8
     hex digits of the new ``prompt_sha``, and so row ids of their own; the other two leave the plan as it is.
+    A store that keeps ``sums`` over rows takes no change: the old rows could not leave them.
 
     Raises:
-        ChangedPrompt: cells were captured under another text and ``on_changed`` is ``error``.
+        ChangedPrompt: cells were captured under another text and ``on_changed`` is ``error``, or the store keeps sums.
     """
     known = {row_id for row_id, _ in committed}
     changed = [
         row for row in plan.rows if row.cell.row_id in known and (row.cell.row_id, row.prompt_sha) not in committed
     ]
+    if changed and sums:
+        raise ChangedPrompt(
+            f"{len(changed)} rows changed since capture (first: {cell_name(changed[0].cell)}), and this store keeps "
+            "sums over rows (capture.keep: moments), which the old texts cannot leave, whatever --on-changed says. "
+            f"Give what was edited a new id, or use --store NEW_DIR ({place.url} stays as it is)"
+        )
     if changed and on_changed == "error":
         before = asked_for(place)
         changed = [row for row in changed if (row.cell.row_id, row.prompt_sha) not in before]

@@ -55,6 +55,8 @@ class Selection:
             UnknownName: a layer or position was not captured.
         """
         captured = in_order(view.frame.layout.positions)
+        if view.frame.layout.moments and not layers and not positions:
+            return cls(view, (), ())
         for position in positions or ():
             require_known("position", position, captured)
         chosen = tuple(view.frame.sites.layers("resid")) if layers is None else tuple(layers)

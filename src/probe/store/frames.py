@@ -29,7 +29,8 @@ ATTRIBUTES: Mapping[str, Attribute] = {
     "seed": lambda cell, persona, case: cell.condition.seed,
     "given": lambda cell, persona, case: cell.condition.given,
 }
-"""What rows are selected by, from a cell and its persona and case as the plan lists them."""
+"""What rows are selected by, from a cell and its persona and case as the plan lists them; ``intervention``, by the name
+that the plan gives it, is known to :class:`Frame`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +41,13 @@ class Frame:
     plan: Plan
     sites: Sites
     attrs: Mapping[str, Any]
+
+    def attribute(self, key: str) -> Attribute:
+        """The function that gives an attribute of a row."""
+        if key != "intervention":
+            return ATTRIBUTES[key]
+        names = self.plan.intervention_names
+        return lambda cell, persona, case: names[cell.condition.intervention]
 
     def known(self, key: str) -> list[str | int]:
         """Every value of an attribute in the plan, in its order."""
@@ -55,5 +63,6 @@ class Frame:
         personas = {persona["id"]: persona for persona in self.plan.personas}
         cases = {case["id"]: case for case in self.plan.cases}
         cells = (row.cell for row in self.plan.rows)
-        found = (ATTRIBUTES[key](cell, personas[cell.persona], cases[cell.case]) for cell in cells)
+        attribute = self.attribute(key)
+        found = (attribute(cell, personas[cell.persona], cases[cell.case]) for cell in cells)
         return list(dict.fromkeys(found))

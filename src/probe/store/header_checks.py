@@ -56,6 +56,7 @@ def fault_of_tensor(name: str, spec: TensorSpec, sizes: Mapping[str, int]) -> st
         "label_variant_ids": (rows, sites, options, None),
         "label_variant_logp": (rows, sites, options, None),
         "offsets": (rows + 1,),
+        "sets": (rows,),
     }
     kind, _, rest = name.partition(".")
     if kind in _RAGGED:

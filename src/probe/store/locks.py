@@ -9,6 +9,7 @@ import os
 import re
 import socket
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -125,7 +126,10 @@ class StoreLock:
         return not self._released and all(hold.held for hold in self._holds)
 
     def clear_temps(self) -> int:
-        """Remove what a dead writer left in this lock's scratch folder, and return how many files that were."""
+        """Remove what a dead writer left in this lock's scratch folder, and return how many files that were.
+
+        What a guest that is still at work puts there meanwhile stays, or is written again.
+        """
         if not isinstance(self.place, LocalPlace):
             return 0
         folder = self.place.path / self.place.scratch
@@ -133,9 +137,10 @@ class StoreLock:
         files = [temp for temp in temps if not temp.is_dir()]
         for temp in temps:  # what lies in a folder comes before the folder
             if temp in files:
-                temp.unlink()
+                temp.unlink(missing_ok=True)
             else:
-                temp.rmdir()
+                with suppress(OSError):
+                    temp.rmdir()
         return len(files)
 
     def release(self) -> None:

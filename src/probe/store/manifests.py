@@ -33,10 +33,27 @@ class StreamLayout:
 
 
 @dataclass(frozen=True)
+class MomentsLayout:
+    """How a store adds rows up: blocks of case families, the seed of their hash, and the width of its second moments.
+
+    A stream no wider than ``covariance`` has all of its second moments, a wider one those of a random projection.
+    """
+
+    blocks: int
+    seed: int
+    covariance: int
+
+    def axes(self, width: int) -> int:
+        """In how many dimensions a stream of this width has its second moments."""
+        return min(self.covariance, width)
+
+
+@dataclass(frozen=True)
 class Layout:
     """What the manifest says of every row: identity, residual points, dtype and options, in the order of the arrays.
 
-    ``inner`` are the streams that were captured beside the residual.
+    ``inner`` are the streams that were captured beside the residual. ``moments``: activations are added up over rows;
+    None where every row is kept.
     """
 
     identity: str
@@ -46,6 +63,7 @@ class Layout:
     d_model: int | None
     options: tuple[str, ...]
     inner: tuple[StreamLayout, ...] = ()
+    moments: MomentsLayout | None = None
 
     @property
     def streams(self) -> tuple[StreamLayout, ...]:
@@ -89,7 +107,18 @@ def layout_of(manifest: Mapping[str, Any]) -> Layout:
         d_model=d_model,
         options=tuple(options),
         inner=_inner(capture.get("streams")),
+        moments=_moments(capture.get("moments")),
     )
+
+
+def _moments(entry: Any) -> MomentsLayout | None:
+    """How rows are added up; None where the manifest says nothing of it."""
+    if entry is None:
+        return None
+    keys = ("blocks", "seed", "covariance")
+    if not isinstance(entry, Mapping) or set(entry) != set(keys) or any(type(entry[key]) is not int for key in keys):
+        raise StoreError(f"capture.moments has {', '.join(keys)}, whole numbers; found {entry!r}")
+    return MomentsLayout(**entry)
 
 
 def _inner(streams: Any) -> tuple[StreamLayout, ...]:

@@ -17,8 +17,10 @@ import numpy as np
 from probe.store.manifests import SCHEMA, Layout, StreamLayout
 from probe.store.plans import cell_name
 from probe.store.shard_format import DTYPES, Encoded, as_bytes, encode, ragged_crcs, row_crcs
+from probe.store.sums import SETS, names_at, sets_of, tensors_of
 from probe.values import POSITIONS, CellRecord, LabelRead, ProbeError, canonical_json
 from probe.values.cells import STATUSES
+from probe.values.sums import sums_of
 
 ABSENT_READ = np.float32(np.nan)
 """Label arrays are dense over sites; where a row has no such site they hold this, and its ``label_mass`` says so."""
@@ -55,7 +57,9 @@ def pack(records: Sequence[CellRecord], layout: Layout) -> Encoded:
         tensors["positions"] = np.array(where, dtype=np.int32)
     digests: dict[str, str] = {}
     crcs: dict[str, np.ndarray] = {}
-    for position in positions:
+    if layout.moments:
+        tensors |= _added_up(records, positions, layout)
+    for position in positions if layout.moments is None else ():
         rows = [row for row, record in enumerate(records) if position in record.resid]
         if rows:
             tensors[f"rows.{position}"] = np.array(rows, np.int32)
@@ -87,6 +91,34 @@ def pack(records: Sequence[CellRecord], layout: Layout) -> Encoded:
         "rows": f"[{','.join(map(_row, records))}]",
     }
     return encode(tensors | crcs, metadata, digests)
+
+
+def _added_up(records: Sequence[CellRecord], positions: Sequence[str], layout: Layout) -> dict[str, np.ndarray]:
+    """The activations of a shard as sums over its sets, and which rows are in them.
+
+    A row that is not finite, and says so, is in none at that position.
+    """
+    assert layout.moments is not None
+    sets = sets_of(records)
+    tensors: dict[str, np.ndarray] = {SETS: sets}
+    for position in positions:
+        there = [row for row, record in enumerate(records) if position in record.resid]
+        for stream in layout.streams:
+            finite = [bool(finite_rows(records[row].at(stream.name)[position]).all()) for row in there]
+            if not all(finite):
+                _check_finite(records, position, stream)
+                there = [row for row, sound in zip(there, finite, strict=True) if sound]
+        if not there:
+            continue
+        tensors[f"rows.{position}"] = np.array(there, np.int32)
+        group = np.unique(sets[there], return_inverse=True)[1]
+        for stream in layout.streams:
+            for at, layer in enumerate(stream.layers):
+                x = np.stack([records[row].at(stream.name)[position][at] for row in there]).astype(np.float32)
+                axes = layout.moments.axes(x.shape[1])
+                names = names_at(tensor_name(stream.name, position, layer), axes)
+                tensors |= tensors_of(sums_of(x, group, axes), names)
+    return tensors
 
 
 def in_order(names: Iterable[str]) -> list[str]:

@@ -123,8 +123,18 @@ class LocalPlace:
             os.close(descriptor)
 
     def write(self, name: str, parts: Sequence[Bytes], *, replace: bool = True) -> None:
-        """Write a file through ``tmp/``, fsync, rename and fsync of its folder."""
-        write_durably(self.path / name, parts, temp_dir=self.path / self.scratch, replace=replace)
+        """Write a file through ``tmp/``, fsync, rename and fsync of its folder.
+
+        A scratch folder of its own may be removed by the next writer, who takes it for a dead one's: it is made again.
+        """
+        scratch = self.path / self.scratch
+        try:
+            write_durably(self.path / name, parts, temp_dir=scratch, replace=replace)
+        except FileNotFoundError:
+            if self.scratch == "tmp" or not scratch.parent.is_dir():
+                raise
+            scratch.mkdir(exist_ok=True)
+            write_durably(self.path / name, parts, temp_dir=scratch, replace=replace)
 
     def move(self, name: str, to: str) -> None:
         """Rename a file, making the folder it goes to; both folders are durable when this returns."""

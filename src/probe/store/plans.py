@@ -25,7 +25,8 @@ class Plan:
 
     ``personas`` are mappings with ``id role style sha256`` in study order, ``cases`` with ``id family stratum target
     sha256`` (and perhaps ``text``). ``split_seed`` divides families into fitting and judging. ``batch_size`` is part of
-    the plan because it moves low bits.
+    the plan because it moves low bits. ``interventions`` tell in plain values what the hashes of conditions stand for:
+    ``name``, ``sha256``, ``edits`` and ``about``.
     """
 
     rows: tuple[PlannedRow, ...]
@@ -33,6 +34,14 @@ class Plan:
     cases: tuple[Mapping[str, Any], ...]
     split_seed: int
     batch_size: int
+    interventions: tuple[Mapping[str, Any], ...] = ()
+
+    @cached_property
+    def intervention_names(self) -> dict[str, str]:
+        """What results call the interventions, by hash: their names, of unedited runs "", of unknown ones the hash."""
+        told = {str(entry["sha256"]): str(entry["name"]) for entry in self.interventions}
+        hashes = (row.cell.condition.intervention for row in self.rows)
+        return {one: told.get(one, one) for one in dict.fromkeys(hashes)}
 
     @cached_property
     def hash(self) -> str:
@@ -75,6 +84,7 @@ class Plan:
             "cases": cases,
             "split_seed": self.split_seed,
             "batch_size": self.batch_size,
+            **({"interventions": [dict(entry) for entry in self.interventions]} if self.interventions else {}),
         }
         for row in self.rows:
             line = {
@@ -116,6 +126,7 @@ def parse_plan(name: str, content: bytes) -> Plan:
             cases=tuple(header["cases"]),
             split_seed=header["split_seed"],
             batch_size=header["batch_size"],
+            interventions=tuple(header.get("interventions", ())),
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise StoreError(f"plan/{name}.jsonl is not a plan of this tool: {error!r}") from error

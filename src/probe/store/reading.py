@@ -11,6 +11,7 @@ from probe.store.locations import Locations
 from probe.store.packing import ACTIVATIONS, GIVEN_LOGP, RAGGED, read_at, tensor_name
 from probe.store.plans import cell_of
 from probe.store.shards import Shard
+from probe.store.sums import SETS
 from probe.values import STREAMS, CellRecord
 
 _READS = ("label_logp", "label_mass", "entropy")
@@ -22,7 +23,7 @@ def read_records(rows: Locations) -> Iterator[CellRecord]:
     for shard, _, places in rows.pieces:
         positions, sites = shard.listed("positions"), shard.listed("label_sites")
         arrays = shard.take_all(_per_row(shard, positions, sites), places)
-        held = streams_of(shard)
+        held = [] if shard.has(SETS) else streams_of(shard)  # sums over rows have nothing that is one row's own
         values = {stream: {name: _values(shard, stream, name, places) for name in positions} for stream in held}
         resid = values.pop("resid", {})
         ragged = zip(*(shard.ragged(name, places) for name in RAGGED), strict=True)

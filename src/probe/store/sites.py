@@ -16,8 +16,15 @@ from probe.store.names import UnknownName, require_known
 from probe.store.packing import ACTIVATIONS, in_order, tensor_name
 from probe.store.shard_format import DTYPES
 from probe.store.shards import Shard
+from probe.values import StoreError
 
 _BY_NAME = dict(zip(MANIFEST_DTYPES, (DTYPES["F32"], DTYPES["BF16"]), strict=True))
+
+
+NEEDS_ROWS = (
+    "this needs the residual of every row, and the store keeps sums over cases (capture.keep: moments), which `probe "
+    "directions` reads; labels and answers are all there. To have rows, capture into another store with keep: rows"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,12 +67,15 @@ class Sites:
 
         Raises:
             UnknownName: the stream, a layer or the position was not captured.
+            StoreError: the store keeps no rows.
         """
         if (asked := (stream, position, tuple(layers))) not in self._found:
             self._found[asked] = self._site(*asked)
         return self._found[asked]
 
     def _site(self, stream: str, position: str, layers: Sequence[int]) -> SiteTensors:
+        if self.layout.moments is not None:
+            raise StoreError(NEEDS_ROWS)
         known = self.layers(stream)
         for layer in layers:
             if layer not in known:

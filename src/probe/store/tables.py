@@ -56,8 +56,21 @@ def variants_at(rows: Locations, site: str, n_labels: int) -> LabelVariants:
     return read
 
 
-def cells_table(rows: Sequence[Row], locations: Locations, layout: Layout) -> pd.DataFrame:
-    """One line per row, in the order given; docs/FORMAT.md describes the columns."""
+def top_ids_at(rows: Locations, site: str) -> np.ndarray:
+    """The most probable next token at one answer site, int32 ``[rows]``; -1 where there is no site, or no such read."""
+    found = np.full(len(rows), -1, np.int32)
+    for shard, slots, places in rows.pieces:
+        sites = shard.listed("label_sites")
+        if site in sites and shard.has("topk_ids"):
+            top = shard.take("topk_ids", places)[:, sites.index(site)]
+            found[slots] = top[:, 0] if top.shape[1] else -1
+    return found
+
+
+def cells_table(
+    rows: Sequence[Row], locations: Locations, layout: Layout, interventions: Mapping[str, str]
+) -> pd.DataFrame:
+    """One line per row, in the order given; docs/FORMAT.md describes the columns. ``interventions`` name hashes."""
     import pandas as pd
 
     def names(values: Sequence[str | None]) -> pd.Series:
@@ -103,8 +116,13 @@ def cells_table(rows: Sequence[Row], locations: Locations, layout: Layout) -> pd
         "n_gen": _lengths("n_gen", rows, told),
     }
     columns["nonfinite"] = np.array([int(row.located.entry.get("nonfinite", 0)) for row in rows], np.int64)
-    for field in ("wording", "instruction", "rotation", "placement", "prefix", "seed", "intervention", "edition"):
+    for field in ("wording", "instruction", "rotation", "placement", "prefix", "seed"):
         columns[field] = [getattr(row.planned.cell.condition, field) for row in rows]
+    hashes = [row.planned.cell.condition.intervention for row in rows]
+    columns["intervention"] = [interventions[one] for one in hashes]
+    if any(hashes):
+        columns["intervention_sha"] = hashes
+    columns["edition"] = [row.planned.cell.condition.edition for row in rows]
     columns["given"] = [row.planned.cell.condition.given for row in rows]
     if any(columns["given"]):
         extras = [row.located.entry.get("extra") or {} for row in rows]

@@ -22,6 +22,7 @@ from probe.store.seal import FILE as SEAL
 from probe.store.seal import Seal, file_digest, read_seal
 from probe.store.shard_format import as_bytes, ragged_crcs, row_crcs
 from probe.store.shards import Shard
+from probe.store.sums import KINDS, SETS
 from probe.values import STREAMS, NewerVersion, StoreError, canonical_json
 
 Level = Literal["quick", "crc", "full"]
@@ -173,6 +174,10 @@ def _bad_entries(shard: Shard, name: str, array: np.ndarray) -> list[int]:
 def _rows(shard: Shard, name: str, entries: Sequence[int]) -> list[int]:
     """The rows that entries of a tensor belong to."""
     kind, _, rest = name.partition(".")
+    if kind in KINDS and entries:  # every row of the sets
+        sets, present = shard.whole(SETS), shard.whole(f"rows.{rest.partition('.')[2].rpartition('.')[0]}")
+        held = np.unique(sets[present])[list(entries)]
+        return [int(row) for row in present if sets[row] in held]
     if kind in STREAMS and entries:
         return [int(row) for row in shard.whole(f"rows.{rest.rpartition('.')[0]}")[list(entries)]]
     return list(entries)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from probe.store.activations import ActivationCache
-from probe.store.frames import ATTRIBUTES, Frame
+from probe.store.frames import Frame
 from probe.store.locations import Locations, Row
 from probe.store.names import require_known
 from probe.store.reading import read_records, runs_of, texts_of
@@ -52,13 +52,15 @@ class Selectable(ABC):
         rotation: Numbers | None = None,
         seed: Numbers | None = None,
         given: Names | None = None,
+        intervention: Names | None = None,
         where: str | None = None,
     ) -> View:
         """Rows that match every argument, lazily; without arguments all of them.
 
         A list also orders: rows follow it, the first list foremost. ``condition`` is the short name that the table
-        shows. ``given`` is the source of given texts, ``""`` that of answers which were generated. ``where`` is a
-        pandas expression over the columns of ``table()``, as in ``"margin > 2 and y_gen == target"``.
+        shows. ``given`` is the source of given texts, ``""`` that of answers which were generated; ``intervention`` the
+        name of one, ``""`` that of unedited runs. ``where`` is a pandas expression over the columns of
+        ``table()``, as in ``"margin > 2 and y_gen == target"``.
 
         Raises:
             UnknownName: a name that the plan does not hold.
@@ -67,7 +69,7 @@ class Selectable(ABC):
         asked: dict[str, Names | Numbers | None] = {"persona": persona, "case": case, "stratum": stratum}
         asked |= {"family": family, "role": role, "style": style, "condition": condition, "placement": placement}
         asked |= {"wording": wording, "instruction": instruction, "rotation": rotation, "seed": seed}
-        asked |= {"given": given}
+        asked |= {"given": given, "intervention": intervention}
         view = self._view()
         for key, names in reversed(asked.items()):  # sorting is stable: the first list, sorted last, is foremost
             if names is not None:
@@ -251,7 +253,7 @@ class View(Selectable):
     @cached_property
     def _cells(self) -> pd.DataFrame:
         """The table itself, shared by everything that asks for it: ``table()`` gives a copy."""
-        table = cells_table(self.rows, self.locations, self.frame.layout)
+        table = cells_table(self.rows, self.locations, self.frame.layout, self.frame.plan.intervention_names)
         table.attrs.update(self.frame.attrs)
         return table
 
@@ -265,7 +267,8 @@ class View(Selectable):
         for name in names:
             require_known(key, name, known)
         order = {name: rank for rank, name in reversed(list(enumerate(names)))}
-        values = (ATTRIBUTES[key](row.planned.cell, row.persona, row.case) for row in self.rows)
+        attribute = self.frame.attribute(key)
+        values = (attribute(row.planned.cell, row.persona, row.case) for row in self.rows)
         found = [(order[value], row) for value, row in zip(values, self.rows, strict=True) if value in order]
         return View(tuple(row for _, row in sorted(found, key=lambda one: one[0])), self.frame)
 

@@ -25,7 +25,7 @@ from probe.store.readout import FILE as READOUT
 from probe.store.runs import new_ulid, utc_now
 from probe.store.seal import require_unsealed
 from probe.store.shard_format import encode
-from probe.store.shards import shards_in
+from probe.store.shards import fetch_headers, shards_in
 from probe.store.tensor_files import TensorFile
 from probe.values import Cell, CellRecord, PlannedRow, StoreError, canonical_json
 
@@ -94,10 +94,11 @@ class StoreWriter:
 
     def refresh(self) -> None:
         """See the rows that other writers of this store have committed meanwhile."""
-        for shard in shards_in(self.place, self._layout.identity):
-            if shard.name not in self._seen:
-                self._committed |= set(shard.keys)
-                self._seen.add(shard.name)
+        new = [shard for shard in shards_in(self.place, self._layout.identity) if shard.name not in self._seen]
+        fetch_headers(new)
+        for shard in new:
+            self._committed |= set(shard.keys)
+            self._seen.add(shard.name)
 
     def add_plan(self, plan: Plan, on_changed: OnChanged = "error") -> Coverage:
         """Make ``plan`` the one that ``pending`` and every later reader follow; returns how far it already is.
@@ -109,7 +110,7 @@ class StoreWriter:
             StoreError: the plan holds a cell twice, or one whose persona or case it does not list; or the store is
                 sealed and the plan is not the one that it was sealed with.
         """
-        plan = settle_changes(plan, self._committed, on_changed, self.place)
+        plan = settle_changes(plan, self._committed, on_changed, self.place, sums=self._layout.moments is not None)
         content, name = plan.file, f"{plan.hash}.jsonl"
         planned = {row.cell.row_id: row for row in plan.rows}
         for file, wanted in ((name, content), (LATEST, plan.hash.encode())):
@@ -190,8 +191,8 @@ class StoreWriter:
         """Open the record of this invocation (argv, versions, device, ...) and return its id."""
         run = new_ulid()
         share = {"writer": str(self._lock.share)} if self._lock.share else {}
-        plan = self._plan.hash if self._plan else None
-        began = {"id": run, "started": utc_now(), "pid": os.getpid(), "plan": plan, "shards": []}
+        plan = self._plan.hash if self._plan else info.get("plan")
+        began: dict[str, Any] = {"id": run, "started": utc_now(), "pid": os.getpid(), "plan": plan, "shards": []}
         self._run = {**info, **share, **began}
         self._record_run()
         return run

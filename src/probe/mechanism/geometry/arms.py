@@ -26,7 +26,8 @@ class ShiftRows:
     base's rows). Only cases in which *every* arm has a pair are kept, so that no difference between two arms is one
     between their cases. ``weights`` has one block of rows per arm, each with one row per case; ``base_weights`` gives
     the base's own mean per case. ``paired`` counts each arm's cases before that; ``without`` names the arms that have
-    none at all and are left out.
+    none at all and are left out. ``size`` is how many cases each of them stands for, where they are lines of sums (else
+    one each), and ``told`` what is to say of these.
     """
 
     arms: tuple[str, ...]
@@ -38,10 +39,19 @@ class ShiftRows:
     base_weights: sparse.csr_array
     paired: Mapping[str, int]
     without: tuple[str, ...] = ()
+    size: Float[np.ndarray, " case"] | None = None
+    told: str = ""
+
+    @property
+    def sizes(self) -> Float[np.ndarray, " case"]:
+        """How many cases each of them stands for."""
+        return np.ones(len(self.case)) if self.size is None else self.size
 
     @property
     def note(self) -> str:
         """Which arm costs the others cases, in words; empty where all have the same."""
+        if self.size is not None:
+            return self.told
         most = max(self.paired.values(), default=0)
         fewest = min(self.paired, key=self.paired.__getitem__, default="")
         if not fewest or len(self.case) == most:
@@ -73,6 +83,7 @@ class ShiftRows:
             stratum=self.stratum[kept],
             weights=self.weights[rows],
             base_weights=self.base_weights[kept],
+            size=None if self.size is None else self.size[kept],
         )
 
 

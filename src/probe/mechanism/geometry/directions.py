@@ -256,20 +256,29 @@ def judge(direction: Direction, contrast: Contrast) -> Judged:
     told = contrast.towards.any() and not contrast.towards.all()
     auroc = float(roc_auc_score(contrast.towards, scores)) if told else np.nan
     projection = float((contrast.shift @ vector).mean()) / length**2 if len(contrast.shift) else np.nan
-    return Judged(_held_out_cosine(vector / length, contrast), auroc, projection)
+    return Judged(held_out_cosine(vector / length, contrast.shift, contrast.shift_family), auroc, projection)
 
 
-def _held_out_cosine(unit: Float[np.ndarray, " d_model"], contrast: Contrast) -> Estimate:
-    """<unit, E d> / |E d| over the contrast's cases, with products of different families below the root."""
-    n = len(contrast.shift)
-    if len(set(contrast.shift_family.tolist())) < FEWEST:
+def held_out_cosine(
+    unit: Float[np.ndarray, " d_model"],
+    shift: Float[np.ndarray, "case d_model"],
+    family: np.ndarray,
+    size: Float[np.ndarray, " case"] | None = None,
+) -> Estimate:
+    """<unit, E d> / |E d| over cases, with products of different families below the root.
+
+    Where a "case" is the mean over several, ``size`` is how many.
+    """
+    size = np.ones(len(shift)) if size is None else size
+    n = int(size.sum())
+    if len(set(family.tolist())) < FEWEST:
         return Estimate(None, n=n, note=f"undefined: a held-out cosine needs {FEWEST} other case families")
-    found = cross_products(contrast.shift[None], contrast.shift, contrast.shift_family)
-    along = _means_without(contrast.shift @ unit, contrast.shift_family)
+    found = cross_products(shift[None], shift, family, size=size)
+    along = _means_without(shift @ unit, family, size)
     square = jackknifed(found, norms)[0][0]
     if square <= 0:
         return Estimate(None, n=n, note="undefined: the held-out shift is below its noise")
-    value = float((contrast.shift @ unit).mean() / np.sqrt(square))
+    value = float(np.average(shift @ unit, weights=size) / np.sqrt(square))
     squares = found.without[:, 0, 0]
     if (squares <= 0).any():
         return Estimate(value, n=n, note="no interval: undefined without one of the case families")
@@ -280,8 +289,10 @@ def _held_out_cosine(unit: Float[np.ndarray, " d_model"], contrast: Contrast) ->
     return Estimate(value, low, high, n, method="products of different case families, jackknife over families")
 
 
-def _means_without(values: Float[np.ndarray, " case"], family: np.ndarray) -> Float[np.ndarray, " family"]:
+def _means_without(
+    values: Float[np.ndarray, " case"], family: np.ndarray, size: Float[np.ndarray, " case"]
+) -> Float[np.ndarray, " family"]:
     """The mean over cases without each family."""
-    _, member, counts = np.unique(family.astype(str), return_inverse=True, return_counts=True)
-    sums = np.bincount(member, weights=values)
-    return np.asarray((sums.sum() - sums) / (len(values) - counts))
+    member = np.unique(family.astype(str), return_inverse=True)[1]
+    sums, counts = (np.bincount(member, weights=one) for one in (values * size, size))
+    return np.asarray((sums.sum() - sums) / (size.sum() - counts))

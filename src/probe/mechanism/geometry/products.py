@@ -50,32 +50,38 @@ def cross_products(
     base: Float[np.ndarray, "case d"],
     family: np.ndarray,
     part: Int[np.ndarray, " case"] | None = None,
+    *,
+    size: Float[np.ndarray, " case"] | None = None,
+    square: Float[np.ndarray, " case"] | None = None,
 ) -> Products:
     """Products of different families, and the leave-one-family-out values in closed form.
 
     With ``part`` only families of the same part are multiplied (parts that were mapped by different metrics have no
-    product); a family lies in one part. Source: ESTIMATORS, Geometry.
+    product); a family lies in one part. Source: ESTIMATORS, Geometry. Where a "case" is the mean over several, ``size``
+    is how many, and ``square`` the mean over them of the base's squared length.
     """
     names, member = np.unique(family.astype(str), return_inverse=True)
-    counts = np.bincount(member, minlength=len(names)).astype(float)
-    sums = family_sums(shifts, member)
+    size = np.ones(len(family)) if size is None else size
+    counts = np.bincount(member, weights=size, minlength=len(names))
+    sums = family_sums(shifts * size[:, None], member)
     parts = np.zeros(len(names), dtype=int)
     if part is not None:
         parts[member] = part
     own = np.einsum("fpd,fqd->fpq", sums, sums, optimize=True)
-    total, size = np.zeros(sums.shape[1:]), 0.0
+    total, n_inside = np.zeros(sums.shape[1:]), 0.0
     above, below = np.zeros(own.shape[1:]), np.zeros(())
     above_without, below_without = np.empty_like(own), np.empty(len(names))
     for one in np.unique(parts):
         inside = parts == one
-        total, size = sums[inside].sum(0), counts[inside].sum()
+        total, n_inside = sums[inside].sum(0), counts[inside].sum()
         above += total @ total.T - own[inside].sum(0)
-        below = below + size**2 - (counts[inside] ** 2).sum()
+        below = below + n_inside**2 - (counts[inside] ** 2).sum()
         crossed = sums[inside] @ total.T
         above_without[inside] = 2 * own[inside] - crossed - crossed.transpose(0, 2, 1)
-        below_without[inside] = 2 * counts[inside] ** 2 - 2 * counts[inside] * size
-    squares = np.bincount(member, weights=(base**2).sum(1), minlength=len(names))
-    n = len(family)
+        below_without[inside] = 2 * counts[inside] ** 2 - 2 * counts[inside] * n_inside
+    lengths = (base**2).sum(1) if square is None else square
+    squares = np.bincount(member, weights=lengths * size, minlength=len(names))
+    n = int(size.sum())
     pairs, pairs_without = (np.where(count > 0, count, np.nan) for count in (below, below + below_without))
     with np.errstate(invalid="ignore", divide="ignore"):  # a single family: nothing is left without it
         return Products(

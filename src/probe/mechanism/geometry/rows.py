@@ -25,29 +25,36 @@ from probe.mechanism.geometry.products import (
 Row: TypeAlias = dict[str, object]
 
 METHOD = "products of different case families, jackknife over families"
+METHOD_OF_BLOCKS = "products of different blocks of case families, jackknife over blocks"
 BELOW_NOISE = "undefined: the estimate of a squared norm is not positive"
 
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """The products of some arms at one place: ``where`` holds base, stratum, layer, position and view."""
+    """The products of some arms at one place: ``where`` holds base, stratum, layer, position and view.
+
+    Where ``blocks`` of families were added up, each counts as a family.
+    """
 
     arms: tuple[str, ...]
     products: Products
     where: Mapping[str, object]
     note: str = ""
+    blocks: bool = False
 
     def row(self, value: float, low: float, high: float, /, **own: object) -> Row:
         """One row; a value that is not there is explained."""
         found = self.products
         note = self.note
         if found.n_families < FEWEST:
-            note = f"undefined: {found.n_families} case families, an estimate needs {FEWEST}"
+            what = "blocks of case families" if self.blocks else "case families"
+            note = f"undefined: {found.n_families} {what}, an estimate needs {FEWEST}"
         elif np.isnan(value):
             note = BELOW_NOISE
         elif np.isnan(low):
             note = "no interval: undefined without one of the case families"
-        counted = {"n": found.n_cases, "n_families": found.n_families, "method": METHOD, "note": note}
+        method = METHOD_OF_BLOCKS if self.blocks else METHOD
+        counted = {"n": found.n_cases, "n_families": found.n_families, "method": method, "note": note}
         return {**own, **self.where, "value": value, "low": low, "high": high, **counted}
 
 

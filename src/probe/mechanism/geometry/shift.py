@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -75,7 +75,7 @@ def squared_norm_of_mean(shift: Float[np.ndarray, "case d_model"], family: np.nd
     The products of cases of *different families* only (S_f: sum over the n_f cases of one; by default every case is its
     own): |mean d|^2 itself is too large by tr(Sigma) / n, and cases of one family share noise.
     """
-    return _Families.of(shift, family).square
+    return Families.of(shift, family).square
 
 
 def sign_flip_floor(
@@ -85,24 +85,26 @@ def sign_flip_floor(
     family: np.ndarray | None = None,
 ) -> float:
     """95 % quantile of :func:`squared_norm_of_mean` when the sign of each family's shift is random, at least 0."""
-    families = _Families.of(shift, family)
-    return _floor(families.flipped(_signs(rng, flips, len(families.size))))
+    families = Families.of(shift, family)
+    return floor_of(families.flipped(random_signs(rng, len(families.size), flips)))
 
 
 @dataclass(frozen=True, eq=False)
-class _Families:
+class Families:
     """Sums of the shifts of each case family, and its number of cases."""
 
     total: Float[np.ndarray, "family d_model"]
     size: Float[np.ndarray, " family"]
 
     @classmethod
-    def of(cls, shift: Float[np.ndarray, "case d_model"], family: np.ndarray | None) -> _Families:
+    def of(cls, shift: Float[np.ndarray, "case d_model"], family: np.ndarray | None) -> Families:
+        """Of these shifts; without ``family`` every case is its own."""
         known, member = np.unique(np.arange(len(shift)) if family is None else family.astype(str), return_inverse=True)
         return cls(_summed(_float(shift), member, len(known)), np.bincount(member, minlength=len(known)).astype(float))
 
     @property
     def square(self) -> float:
+        """:func:`squared_norm_of_mean` of the families' shifts."""
         return float(self.flipped(np.ones((1, len(self.size))))[0])
 
     def flipped(self, signs: _Signs) -> Float[np.ndarray, " flip"]:
@@ -128,7 +130,7 @@ def shift_size(pairs: PairedResiduals, rng: np.random.Generator, flips: int = FL
     Raises:
         ProbeError: there is no pair, or the base's residuals are all nil.
     """
-    return _sized(pairs, _signs(rng, flips, len(np.unique(pairs.family.astype(str)))))[0]
+    return _sized(pairs, random_signs(rng, len(np.unique(pairs.family.astype(str))), flips))[0]
 
 
 def _sized(pairs: PairedResiduals, signs: _Signs) -> tuple[ShiftSize, np.ndarray]:
@@ -142,17 +144,17 @@ def _sized(pairs: PairedResiduals, signs: _Signs) -> tuple[ShiftSize, np.ndarray
         raise ProbeError(f"a relative shift needs base residuals that are not all nil; those of {n} cases are")
     lengths = np.sqrt((shift**2).sum(1))
     naive, per_case = (float(x / np.sqrt(base_square)) for x in (np.linalg.norm(shift.mean(0)), lengths.mean()))
-    families = _Families.of(shift, pairs.family)
+    families = Families.of(shift, pairs.family)
     if len(families.size) < 3:
         told = f"undefined: {n} cases in {len(families.size)} families, a size needs three families"
         size = Estimate(None, n=n, note=told)
         return ShiftSize(size, np.nan, naive, per_case, np.nan, float(np.sqrt(base_square))), np.array([])
     square = families.square
     mean_square = float((lengths**2).mean())
-    null = families.flipped(signs) / base_square
     common = square / mean_square if square > 0 else np.nan
-    size = _relative_size(families, pairs, base_square)
-    return ShiftSize(size, float(np.sqrt(_floor(null))), naive, per_case, common, float(np.sqrt(base_square))), null
+    base_squares = Families.of((base**2).sum(1, keepdims=True), pairs.family).total[:, 0]
+    size, null = sized_families(families, base_squares, signs)
+    return ShiftSize(size, float(np.sqrt(floor_of(null))), naive, per_case, common, float(np.sqrt(base_square))), null
 
 
 def pair_residuals(read: Read, site: Site, persona: str, base: str) -> PairedResiduals:
@@ -185,23 +187,28 @@ def shift_by_layer(
     """
     rng = rng or np.random.default_rng(0)
     others = [persona for persona in personas if persona != base]
-    arms: dict[tuple[str, str], _OverLayers] = {}
+    arms: dict[tuple[str, str], OverLayers] = {}
     seed = int(rng.integers(2**63))
     for layer in layers:  # outermost, so that the base is read once per layer and one layer is in memory at a time
         theirs = read(base, layer, position)
         for persona in others:
             pairs = _paired(read(persona, layer, position), theirs)
-            for stratum in _strata(pairs.stratum):
+            for stratum in strata_of(pairs.stratum):
                 inside = pairs.stratum_only(stratum)
                 # Drawn anew from one seed: the same flips of the same families at every layer, and none of them kept.
                 families = len(np.unique(inside.family.astype(str)))
-                size, null = _sized(inside, _signs(np.random.default_rng(seed), FLIPS, families))
-                arm = arms.setdefault((persona, stratum), _OverLayers([], []))
-                arm.rows.append({"layer": layer} | _columns(size))
-                arm.nulls.append(null)
+                size, null = _sized(inside, random_signs(np.random.default_rng(seed), families))
+                arms.setdefault((persona, stratum), OverLayers([], [])).add(layer, size, null)
+    return tabled(arms, others, base, position)
+
+
+def tabled(
+    arms: Mapping[tuple[str, str], OverLayers], personas: Sequence[str], base: str, position: str
+) -> pd.DataFrame:
+    """The rows of every persona and stratum, by (persona, stratum), in the order of the personas."""
     rows = [
         {"persona": persona, "base": base, "stratum": stratum, "position": position, "floor_max": arm.floor} | row
-        for persona in others
+        for persona in personas
         for (name, stratum), arm in arms.items()
         if name == persona
         for row in arm.rows
@@ -212,41 +219,55 @@ def shift_by_layer(
 
 
 @dataclass(frozen=True, eq=False)
-class _OverLayers:
+class OverLayers:
     """Of one persona and stratum: a row per layer, and the squared relative sizes under the flips at that layer."""
 
     rows: list[dict[str, object]]
     nulls: list[np.ndarray]
 
+    def add(self, layer: int, size: ShiftSize, null: np.ndarray) -> None:
+        """What one layer gave."""
+        self.rows.append({"layer": layer} | _columns(size))
+        self.nulls.append(null)
+
     @property
     def floor(self) -> float:
+        """What the largest size over the layers exceeds in 5 % of the flips, without a common shift."""
         drawn = [null for null in self.nulls if len(null)]
-        return float(np.sqrt(_floor(np.max(drawn, axis=0)))) if drawn else np.nan
+        return float(np.sqrt(floor_of(np.max(drawn, axis=0)))) if drawn else np.nan
 
 
-def _signs(rng: np.random.Generator, flips: int, n: int) -> _Signs:
+def random_signs(rng: np.random.Generator, n: int, flips: int = FLIPS) -> _Signs:
+    """A sign for each of ``n`` families, in rows."""
     return rng.choice(np.array([-1.0, 1.0]), size=(flips, n))
 
 
-def _floor(squares: Float[np.ndarray, " flip"]) -> float:
+def floor_of(squares: Float[np.ndarray, " flip"]) -> float:
+    """95 % quantile of squares, at least 0."""
     return max(0.0, float(np.quantile(squares, 0.95)))
 
 
-def _relative_size(families: _Families, pairs: PairedResiduals, base_square: float) -> Estimate:
-    """sqrt(|E d|^2 / E |h_0|^2) with the jackknife of the ratio over families, its ends taken to the root."""
-    n, count = len(pairs.case), len(families.size)
-    square = families.square
+def sized_families(
+    families: Families, base_squares: Float[np.ndarray, " family"], signs: _Signs
+) -> tuple[Estimate, Float[np.ndarray, " flip"]]:
+    """sqrt(|E d|^2 / E |h_0|^2) with the jackknife of the ratio over families, its ends taken to the root.
+
+    Second the ratio under each row of signs. ``base_squares`` are each family's sums of the base's squared lengths.
+    """
+    n, count = int(families.size.sum()), len(families.size)
+    square, base_square = families.square, float(base_squares.sum() / n)
+    null = families.flipped(signs) / base_square
     if square <= 0:
-        differs = pairs.shift.any()
+        differs = families.total.any()
         why = "the estimate of the squared norm is not positive" if differs else "no residual differs in any case"
-        return Estimate(None, n=n, note=f"undefined: below the noise ({why})")
-    base_squares = _Families.of((_float(pairs.base) ** 2).sum(1, keepdims=True), pairs.family).total[:, 0]
+        return Estimate(None, n=n, note=f"undefined: below the noise ({why})"), null
     ratios = families.without_each / ((base_squares.sum() - base_squares) / (n - families.size))
     ratio = square / base_square
     se = float(np.sqrt((count - 1) / count * ((ratios - ratios.mean()) ** 2).sum()))
     half = float(stats.t.ppf(0.975, count - 1)) * se
     low, high = (float(np.sqrt(max(0.0, end))) for end in (ratio - half, ratio + half))
-    return Estimate(float(np.sqrt(ratio)), low, high, n, method="U-statistic, jackknife over case families")
+    found = Estimate(float(np.sqrt(ratio)), low, high, n, method="U-statistic, jackknife over case families")
+    return found, null
 
 
 def _paired(ours: _Arm, theirs: _Arm) -> PairedResiduals:
@@ -285,7 +306,8 @@ def _summed(x: np.ndarray, group: np.ndarray, n_groups: int) -> Float[np.ndarray
     return sums
 
 
-def _strata(stratum: np.ndarray) -> tuple[str, ...]:
+def strata_of(stratum: np.ndarray) -> tuple[str, ...]:
+    """All of them together, and each where there are several."""
     found = tuple(dict.fromkeys(stratum.tolist()))
     return () if not found else (ALL, *found) if len(found) > 1 else (ALL,)
 

@@ -8,15 +8,15 @@ against the base persona and against the mean of the control wordings, in three 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 import pandas as pd
 
 from probe.behaviour.controls import CONTROLS, ROLE, control_personas
-from probe.mechanism.activations import Activations, SiteRows
+from probe.mechanism.activations import Activations, LineSums, SiteRows
 from probe.mechanism.geometry.arms import ROUNDING, ShiftRows, shift_rows
-from probe.mechanism.geometry.products import jackknifed, norms
+from probe.mechanism.geometry.products import Products, jackknifed, norms
 from probe.mechanism.geometry.rows import (
     Measured,
     Row,
@@ -27,6 +27,7 @@ from probe.mechanism.geometry.rows import (
     wording_rows,
 )
 from probe.mechanism.geometry.stability import bootstrap, gram_of_families, split_half
+from probe.mechanism.geometry.summed import PROJECTED, products_of_lines, sized, views_of
 from probe.mechanism.geometry.views import VIEWS, products_in
 from probe.values import ALL
 
@@ -78,6 +79,7 @@ def geometry(
         table = activations.table.iloc[first.places].reset_index(drop=True)
         table.attrs = {}  # pandas copies them, a whole study, with every selection of rows
         asked = _Asked.of(table, base, neutral)
+        asked = asked if first.lines is None else asked.sized(first.lines)
         for layer in activations.layers:
             site = first if layer == first.layer else activations.at(layer, position)
             assert np.array_equal(site.places, first.places), "a position is present at every layer or at none"
@@ -122,6 +124,13 @@ class _Asked:
             _named(table, reworded, CONTROLS, left) if len(reworded) > 2 else None,
         )
 
+    def sized(self, lines: LineSums) -> _Asked:
+        """The same, where the rows are lines that stand for many cases."""
+        worded, reworded = (
+            None if one is None or not one.arms else sized(one, lines) for one in (self.worded, self.reworded)
+        )
+        return replace(self, against=tuple(sized(one, lines) for one in self.against), worded=worded, reworded=reworded)
+
     def at(self, site: SiteRows, seed: int, draws: int) -> Iterator[tuple[str, list[Row]]]:
         """The rows of every table at one layer."""
         here: dict[str, object] = {"layer": site.layer, "position": site.position}
@@ -148,7 +157,7 @@ class _Asked:
         if self.reworded is None or base != CONTROLS:
             return np.nan
         rows = self.reworded.only(stratum)
-        found = products_in(view, rows.shifts(site.x), rows.base_of(site.x), rows.family, seed)
+        found = _products(view.removesuffix(PROJECTED), rows, site, rows.shifts(site.x), seed)
         squares = jackknifed(found, norms, relative=True)[0] if found is not None and len(rows.arms) else np.array([])
         mean = float(squares.mean()) if len(squares) else np.nan
         return float(np.sqrt(mean)) if mean > 0 else np.nan
@@ -156,12 +165,19 @@ class _Asked:
 
 def _measured(rows: ShiftRows, site: SiteRows, where: Mapping[str, object], seed: int) -> Iterator[Measured]:
     """The products of some arms at one layer, in every view that can be fitted there."""
-    shifts, base = rows.shifts(site.x), rows.base_of(site.x)
-    for view in VIEWS:
-        found = products_in(view, shifts, base, rows.family, seed)
+    shifts, lines = rows.shifts(site.x), site.lines
+    for view, name in [(view, view) for view in VIEWS] if lines is None else views_of(lines):
+        found = _products(view, rows, site, shifts, seed)
         if found is not None:
             same = "the shift is the same in all cases: there is no sampling error" if _constant(shifts) else ""
-            yield Measured(rows.arms, found, {**where, "view": view}, "; ".join(x for x in (rows.note, same) if x))
+            note = "; ".join(x for x in (rows.note, same) if x)
+            yield Measured(rows.arms, found, {**where, "view": name}, note, lines is not None)
+
+
+def _products(view: str, rows: ShiftRows, site: SiteRows, shifts: np.ndarray, seed: int) -> Products | None:
+    if site.lines is not None:
+        return products_of_lines(view, rows, site, shifts, seed)
+    return products_in(view, shifts, rows.base_of(site.x), rows.family, seed)
 
 
 def _constant(shifts: np.ndarray) -> bool:
@@ -172,18 +188,20 @@ def _constant(shifts: np.ndarray) -> bool:
 def _stability_rows(rows: ShiftRows, site: SiteRows, where: Mapping[str, object], draws: int) -> list[Row]:
     """Split-half and bootstrap stability of every arm's direction, and its expected cosine with the true one."""
     found: list[Row] = []
+    n = int(rows.sizes.sum())
     for arm, shift in zip(rows.arms, rows.shifts(site.x), strict=True):
-        gram = gram_of_families(shift, rows.family)
+        gram = gram_of_families(shift * rows.sizes[:, None], rows.family)
         plain = gram.sum()
-        sizes = np.unique(rows.family.astype(str), return_counts=True)[1]
-        crossed = (plain - np.trace(gram)) / max(len(shift) ** 2 - (sizes**2).sum(), 1)
-        truth = min(float(np.sqrt(crossed / (plain / len(shift) ** 2))), 1.0) if crossed > 0 else np.nan
+        member = np.unique(rows.family.astype(str), return_inverse=True)[1]
+        sizes = np.bincount(member, weights=rows.sizes).astype(int)
+        crossed = (plain - np.trace(gram)) / max(n**2 - (sizes**2).sum(), 1)
+        truth = min(float(np.sqrt(crossed / (plain / n**2))), 1.0) if crossed > 0 else np.nan
         for method, function in (("split-half", split_half), ("bootstrap", bootstrap)):
             stable = function(gram, np.random.default_rng(draws), sizes=sizes)
             note = "undefined: fewer than four case families, or no shift" if np.isnan(stable.value) else rows.note
             if np.isnan(stable.floor) and not np.isnan(stable.value):
                 note = "; ".join(filter(None, (rows.note, "no floor: the shift is the same in all cases")))
-            counted = {"n": len(shift), "n_families": len(gram), "method": method, "note": note}
+            counted = {"n": n, "n_families": len(gram), "method": method, "note": note}
             found.append({"persona": arm, **where, **vars(stable), "with_truth": truth, **counted})
     return found
 

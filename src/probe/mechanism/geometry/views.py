@@ -30,8 +30,12 @@ Fit: TypeAlias = Callable[[Float[np.ndarray, "case d_model"]], Metric | None]
 
 def without_largest(base: Float[np.ndarray, "case d_model"]) -> Metric | None:
     """Leave out the three dimensions in which the base varies most over cases; None where it varies in fewer."""
-    variance = base.var(0)
-    if not _varies(base) or np.count_nonzero(variance) <= LARGEST:
+    return leaving_out_largest(base.var(0)) if _varies(base) else None
+
+
+def leaving_out_largest(variance: Float[np.ndarray, " d_model"]) -> Metric | None:
+    """Leave out the three dimensions of largest variance; None where no others vary."""
+    if np.count_nonzero(variance) <= LARGEST:
         return None
     kept = np.sort(np.argsort(-variance, kind="stable")[LARGEST:])
     return lambda x: x[..., kept]
@@ -60,8 +64,15 @@ def whitening(
     n, d = rows.shape
     squares, vectors = np.linalg.eigh(rows @ rows.T if n < d else rows.T @ rows)
     kept = squares > squares.max() * 1e-10
-    spectrum, vectors = squares[kept] / (degrees or n), vectors[:, kept]
-    axes = (rows.T @ vectors / np.sqrt(squares[kept])).T if n < d else vectors.T
+    axes = (rows.T @ vectors[:, kept] / np.sqrt(squares[kept])).T if n < d else vectors[:, kept].T
+    return powered(squares[kept] / (degrees or n), axes, shrinkage, power)
+
+
+def powered(
+    spectrum: Float[np.ndarray, " axis"], axes: Float[np.ndarray, "axis d_model"], shrinkage: float, power: float = -0.5
+) -> Metric:
+    """Multiply by a power of ``(1 - a) S + a (tr S / d) I``, given where S is not nil: its variances and their axes."""
+    d = axes.shape[1]
     ridge = shrinkage * spectrum.sum() / d
     inside = (1 - shrinkage) * spectrum + ridge
     if ridge <= 0:  # nothing was shrunk: only what varies can be divided by its variance
@@ -79,9 +90,13 @@ def shrinkage_of(rows: Float[np.ndarray, "case d_model"]) -> float:
     n, d = x.shape
     gram = x @ x.T if n <= d else x.T @ x
     lengths = (x**2).sum(1)
-    mean = lengths.sum() / n / d
-    squares = (gram**2).sum() / n**2
-    noise = ((lengths**2).sum() / n - squares) / (d * n)
+    return shrunk_by(float(n), d, lengths.sum() / n, (gram**2).sum() / n**2, (lengths**2).sum() / n)
+
+
+def shrunk_by(n: float, d: int, trace: float, squares: float, fourth: float) -> float:
+    """The same from the trace of S, its sum of squares and the mean of ``|x_i|^4``."""
+    mean = trace / d
+    noise = (fourth - squares) / (d * n)
     distance = squares / d - mean**2
     return float(min(noise, distance) / distance) if distance > 0 else 1.0
 
@@ -122,9 +137,9 @@ def products_in(
     found = cross_products(both[:-1], both[-1], family[order], half[order])
     if view != "whitened":
         return found
-    return _in_units_of_its_own(found)
+    return of_its_own(found)
 
 
-def _in_units_of_its_own(found: Products) -> Products:
+def of_its_own(found: Products) -> Products:
     """Whitened products are in squared standard deviations already: nothing to divide by."""
     return Products(found.products, found.without, 1.0, np.ones(found.n_families), found.n_cases)

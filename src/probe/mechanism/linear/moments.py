@@ -43,7 +43,7 @@ class Moments:
     @property
     def mean(self) -> Float[np.ndarray, " column"]:
         """The means; nil where there is no row."""
-        return self.x / max(self.n, 1)
+        return np.asarray(self.x / max(self.n, 1))
 
     @property
     def inverse_spread(self) -> Float[np.ndarray, " column"]:
@@ -51,13 +51,13 @@ class Moments:
         square = self.square / max(self.n, 1)
         variance = square - self.mean**2
         varies = variance > CONSTANT * square
-        return np.where(varies, 1 / np.sqrt(np.where(varies, variance, 1)), 0.0)
+        return np.asarray(np.where(varies, 1 / np.sqrt(np.where(varies, variance, 1)), 0.0))
 
     @property
     def centred(self) -> Float[np.ndarray, "column column"]:
         """The products of the columns less their means, summed over rows."""
         assert self.gram is not None
-        return self.gram - self.n * np.outer(self.mean, self.mean)
+        return np.asarray(self.gram - self.n * np.outer(self.mean, self.mean))
 
 
 def standardised(x: Shaped[np.ndarray, "row column"]) -> Float[np.ndarray, "row column"]:
