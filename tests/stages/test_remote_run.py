@@ -57,6 +57,21 @@ def test_a_study_run_into_an_object_store_ends_with_the_shards_of_a_local_run_an
         assert again.coverage().committed == again.coverage().planned
 
 
+@pytest.mark.slow
+def test_two_worker_processes_fill_an_object_store_with_the_shards_of_a_local_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("probe.stages.preparation.SHARD_ROWS", 2)
+    probe.run(study(), store=tmp_path / "store")
+    with served() as bucket:
+        url = f"{bucket}/{secrets.token_hex(4)}"
+        probe.run(study(), store=url, policy=probe.CapturePolicy(engine=probe.Engine(workers=2)))
+        assert content(open_place(url)) == content(LocalPlace(tmp_path / "store"))
+        assert not open_place(url).list("tmp")
+        hosts = [run for run in probe.open_store(url).runs() if run["shards"]]
+    assert sum(len(run["shards"]) for run in hosts) == 2
+
+
 @pytest.fixture
 def url() -> str:
     """Twelve rows in memory."""

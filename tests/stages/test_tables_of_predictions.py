@@ -20,7 +20,7 @@ from probe.values import ProbeError
 from tests.test_house import WITHOUT_TORCH
 
 LABELS = ("home", "clinic", "hospital")
-EMPTY = {"positions", "rotations", "floor", "variance"}
+EMPTY = {"arms", "positions", "rotations", "floor", "variance"}
 
 
 def predictions(n: int = 40, *, wordings: int = 1, personas: tuple[str, ...] = ("none", "nurse")) -> pd.DataFrame:

@@ -2,7 +2,7 @@
 
 from probe.behaviour.calibration import NullBand, ece, null_band
 from probe.behaviour.causes import NEAR_TIE, causes
-from probe.behaviour.columns import generated, rename_columns
+from probe.behaviour.columns import INTERVENED, arms, generated, rename_columns
 from probe.behaviour.comparisons import compare
 from probe.behaviour.contrasts import FAMILY, paired_difference
 from probe.behaviour.controls import CONTROLS, control_personas
@@ -32,6 +32,7 @@ __all__ = [
     "CUTS",
     "DEFAULT_SITE",
     "FAMILY",
+    "INTERVENED",
     "NEAR_TIE",
     "Confirm",
     "NullBand",
@@ -41,6 +42,7 @@ __all__ = [
     "agreement",
     "agresti_min",
     "answer_rates",
+    "arms",
     "benjamini_hochberg",
     "causes",
     "cochran",

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int
 
 from probe.behaviour.contrasts import CONTRASTS, FAMILY, Contrast, Difference, bounds, paired_difference
 from probe.behaviour.controls import CONTROLS, control_personas
@@ -15,9 +14,9 @@ from probe.behaviour.families import CONFIRMATORY, EXPLORATORY, Confirm, adjuste
 from probe.behaviour.intervals import mean
 from probe.behaviour.measures import Settings, split_by_columns
 from probe.behaviour.outcomes import Outcomes, planned_outcomes, read_outcomes
-from probe.behaviour.pairing import SHARED, pair_keys, pair_rows
+from probe.behaviour.paired_cells import Pairs, pair_rows_of, paired_cells, pairs_by_stratum
 from probe.behaviour.reliability import debiased_difference, ece_difference
-from probe.values import ALL, Estimate, ProbeError
+from probe.values import Estimate, ProbeError
 from probe.values.nearest import nearest
 
 COLUMNS = (
@@ -64,10 +63,10 @@ def compare(
     settings, rng = settings or Settings(), rng or np.random.default_rng(0)
     outcomes = read_outcomes(table, options=options, high_risk=high_risk)
     neutral = control_personas(table, controls)
-    bases = _bases(base, outcomes, neutral)
+    bases = bases_of(table, base, outcomes, controls)
     present, absent = split_by_columns(CONTRASTS, outcomes)
     planned_tests = _tests(outcomes, family, confirm, bases)
-    study = _Study(outcomes, planned_outcomes(table, outcomes), _cells(table, outcomes), present, settings, rng)
+    study = _Study(outcomes, planned_outcomes(table, outcomes), paired_cells(table, outcomes), present, settings, rng)
     rows: list[dict[str, object]] = []
     for name, members in bases.items():
         for persona in outcomes.personas:
@@ -94,32 +93,15 @@ class _Study:
     rng: np.random.Generator
 
 
-@dataclass(frozen=True, eq=False)
-class _Pairs:
-    """Rows of an arm with the key that they share with rows of the base; ``single``: every key has one base row."""
+def bases_of(
+    table: pd.DataFrame, base: str | Sequence[str], outcomes: Outcomes, controls: Sequence[str] | None = None
+) -> dict[str, tuple[str, ...]]:
+    """The personas behind each base, by its name.
 
-    ours: Int[np.ndarray, " pair"]
-    key: Int[np.ndarray, " pair"]
-    theirs: Int[np.ndarray, " base_row"]
-    their_key: Int[np.ndarray, " base_row"]
-    single: bool
-    unpaired: int
-
-    def differences(
-        self, score: Float[np.ndarray, " row"], their_score: Float[np.ndarray, " row"] | None = None
-    ) -> tuple[Float[np.ndarray, " pair"], Float[np.ndarray, " pair"]]:
-        """The score of each of our rows and the mean score of the base rows of its key, NaN where none has one."""
-        theirs = (score if their_score is None else their_score)[self.theirs]
-        known = ~np.isnan(theirs)
-        size = int(self.their_key.max(initial=-1)) + 1
-        total = np.bincount(self.their_key[known], weights=theirs[known], minlength=size)
-        count = np.bincount(self.their_key[known], minlength=size)
-        base = np.where(count > 0, total / np.maximum(count, 1), np.nan)
-        return score[self.ours], base[self.key]
-
-
-def _bases(base: str | Sequence[str], outcomes: Outcomes, neutral: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
-    """The personas behind each base, by its name."""
+    Raises:
+        ProbeError: a base is not in the table.
+    """
+    neutral = control_personas(table, controls)
     found: dict[str, tuple[str, ...]] = {}
     for name in dict.fromkeys([base] if isinstance(base, str) else base):
         if name in outcomes.personas:
@@ -152,33 +134,17 @@ def _tests(
     return frozenset(family), read_confirm(confirm, known, next(iter(bases)))
 
 
-def _cells(table: pd.DataFrame, outcomes: Outcomes) -> pd.DataFrame:
-    """What pairing reads: names as checked text, the parts of the condition as the table has them."""
-    names = ["persona", "case", "stratum", *(["condition"] if "condition" in table else [])]
-    cells = pd.DataFrame({name: getattr(outcomes, name) for name in names})
-    return cells.assign(**{part: table[part].to_numpy() for part in (*SHARED, "wording") if part in table})
-
-
 def _rows_of_arm(study: _Study, persona: str, base: tuple[str, ...]) -> list[dict[str, object]]:
     """Every contrast of one persona with one base, pooled and per stratum."""
-    arms = [np.flatnonzero(study.cells["persona"] == persona), np.flatnonzero(study.cells["persona"].isin(base))]
-    keys = pair_keys(*(study.cells.iloc[arm] for arm in arms))
     rows = []
-    for stratum in study.outcomes.strata:
-        kept, lost = [], 0
-        for arm, key in zip(arms, keys, strict=True):
-            inside = np.full(len(arm), True) if stratum == ALL else (study.outcomes.stratum[arm] == stratum)
-            kept.append((arm[inside & (key >= 0)], key[inside & (key >= 0)]))
-            lost += int((inside & (key < 0)).sum())
-        single = len(np.unique(kept[1][1])) == len(kept[1][1])
-        pairs = _Pairs(*kept[0], *kept[1], single, lost)
-        told = f"{lost} rows without a partner" if lost else ""
+    for stratum, pairs in pairs_by_stratum(study.outcomes, study.cells, persona, base):
+        told = f"{pairs.unpaired} rows without a partner" if pairs.unpaired else ""
         for row in [*(_contrast_row(study, contrast, pairs) for contrast in study.contrasts), *_ece_rows(study, pairs)]:
             rows.append(row | {"stratum": stratum, "note": "; ".join(filter(None, (str(row["note"]), told)))})
     return rows
 
 
-def _contrast_row(study: _Study, contrast: Contrast, pairs: _Pairs) -> dict[str, object]:
+def _contrast_row(study: _Study, contrast: Contrast, pairs: Pairs) -> dict[str, object]:
     if lacking := study.outcomes.lacks(contrast.need):
         return _columns(contrast, Difference(Estimate(None, note=lacking)))
     case, score = study.outcomes.case[pairs.ours], contrast.score(study.outcomes)
@@ -195,7 +161,7 @@ def _contrast_row(study: _Study, contrast: Contrast, pairs: _Pairs) -> dict[str,
     return row
 
 
-def _ece_rows(study: _Study, pairs: _Pairs) -> list[dict[str, object]]:
+def _ece_rows(study: _Study, pairs: Pairs) -> list[dict[str, object]]:
     """The differences of the ECE and of the debiased ECE^2; of several base rows per key all are pooled."""
     if "logp_<label>" not in study.outcomes.told:
         return []
@@ -223,17 +189,6 @@ def _ece_rows(study: _Study, pairs: _Pairs) -> list[dict[str, object]]:
 def _covering(planned: Estimate, measured: Estimate) -> float | None:
     """The planned difference, where there is a plan of every pair: one of some of them tells of other cases."""
     return planned.value if planned.n >= measured.n else None
-
-
-def pair_rows_of(pairs: _Pairs) -> tuple[Int[np.ndarray, " pair"], Int[np.ndarray, " pair"]]:
-    """Each of our rows beside each base row of its key."""
-    if pairs.single:
-        row_of = np.zeros(int(pairs.their_key.max(initial=-1)) + 1, dtype=int)
-        row_of[pairs.their_key] = pairs.theirs
-        return pairs.ours, row_of[pairs.key]
-    left, right = (pd.DataFrame({"case": key}) for key in (pairs.key, pairs.their_key))
-    ours, theirs = pair_rows(left, right)
-    return pairs.ours[ours], pairs.theirs[theirs]
 
 
 def _columns(contrast: Contrast, found: Difference) -> dict[str, object]:

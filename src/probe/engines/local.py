@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
@@ -23,11 +23,15 @@ def run_local(
     ``work`` must itself see to it that its result becomes durable, even where an interrupt or an error ends the loop
     after it has returned; one inside a shard loses that shard only. ``done`` rows count as done already.
     """
-    bar = tqdm(total=total, initial=done, unit=unit, desc="capture", dynamic_ncols=True, smoothing=0.1)
+    with progress(total, done, unit) as bar:
 
-    def advance(rows: int) -> None:
-        bar.update(rows)
+        def advance(rows: int) -> None:
+            bar.update(rows)
 
-    with bar:
         for shard in shards:
             work(shard, advance)
+
+
+def progress(total: int, done: int, unit: str = "cell") -> tqdm[Any]:
+    """The bar of a run: rows done, rows per second, time left."""
+    return tqdm(total=total, initial=done, unit=unit, desc="capture", dynamic_ncols=True, smoothing=0.1)

@@ -78,7 +78,7 @@ def render_report(report: Report) -> str:
         decided=[finding for finding in told if finding.decided],
         explored=[finding for finding in told if not finding.decided],
         cautions=cautions(tables),
-        figures=[_figure(picture) for picture in report.figures],
+        figures=[embedded(picture) for picture in report.figures],
         planned=bool(tables.metrics["planned"].notna().any()),
         metric_blocks=metric_blocks(tables.metrics),
         further=further_blocks(tables),
@@ -107,6 +107,7 @@ def _coverage_alerts(coverage: Coverage) -> list[str]:
     return alerts
 
 
-def _figure(picture: Picture) -> dict[str, str]:
+def embedded(picture: Picture) -> dict[str, str]:
+    """A picture for a template: its words, and the drawing in base64."""
     encoded = base64.b64encode(picture.svg.encode()).decode()
     return {"name": picture.name, "title": picture.title, "caption": picture.caption, "base64": encoded}

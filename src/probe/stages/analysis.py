@@ -12,7 +12,9 @@ import pandas as pd
 
 from probe import behaviour, mechanism
 from probe.behaviour import Settings
-from probe.stages.activations import without_content
+from probe.mechanism.geometry.summed_shift import shift_of_lines
+from probe.stages.activations import added_up, without_content
+from probe.stages.arms import arms_table
 from probe.store import Store
 from probe.values import ALL, ProbeError
 from probe.values.nearest import nearest
@@ -57,6 +59,7 @@ class BehaviourTables:
 
     ``comparisons`` need a base persona and another, ``floor`` control wordings, ``positions`` and ``rotations`` two
     rotations, ``variance`` two wordings or two seeds of some persona, ``sites`` and ``causes`` both labels.
+    ``arms`` say what each intervention is.
     ``metrics.attrs["absent"]`` says which metrics are not there, and which columns they need.
     """
 
@@ -72,6 +75,7 @@ class BehaviourTables:
     omnibus: pd.DataFrame = field(default_factory=pd.DataFrame)
     floor: pd.DataFrame = field(default_factory=pd.DataFrame)
     variance: pd.DataFrame = field(default_factory=pd.DataFrame)
+    arms: pd.DataFrame = field(default_factory=pd.DataFrame)
 
 
 def study_of(store: Store | pd.DataFrame) -> Mapping[str, Any]:
@@ -122,6 +126,7 @@ def behaviour_tables(source: Store | pd.DataFrame, question: Question | None = N
     table = cells(source, asked)
     outcomes = behaviour.read_outcomes(table, **asked.labels)
     both = {"y_gen", "y_latent"} <= outcomes.told
+    own = table[table["arm"] == ""] if "arm" in table else table  # personas alone
     neutral = behaviour.control_personas(table, asked.controls)
     measured = behaviour.metrics(table, **asked.labels, settings=asked.settings)
     options, empty = asked.options, pd.DataFrame()
@@ -135,9 +140,10 @@ def behaviour_tables(source: Store | pd.DataFrame, question: Question | None = N
         rates=_rates(table, options) if "y_gen" in outcomes.told else empty,
         positions=behaviour.position_bias(table, options=options) if _varies(table, "rotation") else empty,
         rotations=behaviour.accuracy_by_rotation(table, options=options) if _varies(table, "rotation") else empty,
-        omnibus=behaviour.cochran(table, **asked.labels) if len(outcomes.personas) > 2 else empty,
+        omnibus=behaviour.cochran(own, **asked.labels) if own["persona"].nunique() > 2 else empty,
         floor=behaviour.noise_floor(table, controls=neutral, **asked.labels) if neutral else empty,
-        variance=_variance(table, asked),
+        variance=_variance(own, asked),
+        arms=arms_table(source) if isinstance(source, Store) else empty,
     )
 
 
@@ -229,6 +235,9 @@ def shift_tables(store: Store, *, base: str | None = None) -> pd.DataFrame:
     if base not in personas:
         return pd.DataFrame()
     capture = store.manifest["capture"]
+    if store.layout.moments is not None:
+        lines = added_up(store)
+        return _joined([shift_of_lines(lines, personas, base=base, position=name) for name in capture["positions"]])
     views = {persona: store.select(persona=persona, given="", intervention="") for persona in personas}
     tables = {persona: view.table() for persona, view in views.items()}
     for table in tables.values():
@@ -242,6 +251,10 @@ def shift_tables(store: Store, *, base: str | None = None) -> pd.DataFrame:
         mechanism.shift_by_layer(read, personas, capture["layers"], base=base, position=position)
         for position in capture["positions"]
     ]
+    return _joined(parts)
+
+
+def _joined(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
     return pd.concat([part for part in parts if len(part)], ignore_index=True) if any(map(len, parts)) else parts[0]
 
 

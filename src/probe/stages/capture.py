@@ -8,12 +8,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from probe.stages.absent_sites import Absent, absent_in_run
+from probe.engines.specs import Engine
+from probe.stages.absent_sites import Absent
 from probe.stages.costs import disk_bytes, free_bytes
 from probe.stages.places import store_path
 from probe.stages.running import capturer_of, load_model, notice, run_jobs
 from probe.stages.store_lock import clear, locked
-from probe.store import OnChanged, Share, StoreWriter, open_writer
+from probe.store import OnChanged, Share, StoreLock, StoreWriter, open_writer
 from probe.store.files import size_text
 from probe.store.manifests import FILE as MANIFEST
 from probe.store.places import LocalPlace, Place
@@ -35,7 +36,8 @@ class CapturePolicy:
     ``on_changed`` is what happens to cells whose text was edited under its id (see :class:`probe.store.OnChanged`).
     ``share`` makes this one of several writers. ``allow_nonfinite`` stores rows with NaN or infinities, marked, which
     otherwise fail. ``strict_numerics`` refuses to continue a store under other versions, devices or batch sizes.
-    ``retry_failed`` captures rows again that failed before, such as those that ran out of memory.
+    ``retry_failed`` captures rows again that failed before, such as those that ran out of memory. ``engine`` is where
+    the shards run, by default in this process.
     """
 
     on_changed: OnChanged = "error"
@@ -43,6 +45,7 @@ class CapturePolicy:
     allow_nonfinite: bool = False
     strict_numerics: bool = False
     retry_failed: bool = False
+    engine: Engine = field(default_factory=Engine)
 
     def tries_again(self, kind: str) -> bool:
         """Whether rows that failed in this way are captured again."""
@@ -91,26 +94,31 @@ def capture(
     """
     started, policy = time.monotonic(), policy or CapturePolicy()
     path = store_path(study, store)
-    if fresh and policy.share:
-        raise ProbeError("--fresh removes what the other writers do; start the store again without --writer")
+    _refuse(policy, fresh=fresh)
+    here = policy.engine.in_process
     with locked(path, policy.share) as lock:
         from probe.stages.preparation import prepare
+        from probe.stages.recipes import optimism
 
-        preparation = prepare(study)
+        preparation = prepare(study, None if here else _device(policy.engine, study))
         backend = None
         if fresh:
             require_unsealed(lock.place, "to start it again")
-            backend = load_model(preparation.resolved)  # a model that does not load must not cost the store
+            if here:
+                backend = load_model(preparation.resolved)  # a model that does not load must not cost the store
             clear(lock.place)
-        elif len(study.capture.streams) > 1 and MANIFEST not in lock.place.list(""):
+        elif here and len(study.capture.streams) > 1 and MANIFEST not in lock.place.list(""):
             backend = load_model(preparation.resolved)  # whether the model has them decides what the store is
         writer = open_writer(path, preparation.manifest, lock=lock)
-        preparation, backend = _with_batch_size(preparation, lock.place, backend)
+        preparation, backend = _with_batch_size(preparation, lock.place, backend, policy.engine)
         before = writer.add_plan(preparation.plan, policy.on_changed)
+        if warning := optimism(preparation.resolved.study):
+            notice(warning)
         jobs = _jobs(preparation, writer, policy)
+        absent: Absent = {}
         if jobs or _lost_its_readout(writer):
             _warn_of_space(preparation.resolved, lock.place, jobs)
-            run_jobs(preparation, backend or load_model(preparation.resolved), writer, jobs, policy)
+            absent = _run(preparation, backend, writer, lock, jobs, policy)
         if policy.share:
             writer.refresh()
         after = writer.coverage()
@@ -123,34 +131,71 @@ def capture(
         seconds=time.monotonic() - started,
         left=len(writer.pending()),
         share=policy.share,
-        absent=absent_in_run(writer.runs()[-1]) if jobs else {},
+        absent=absent,
     )
 
 
+def _refuse(policy: CapturePolicy, *, fresh: bool) -> None:
+    if fresh and policy.share:
+        raise ProbeError("--fresh removes what the other writers do; start the store again without --writer")
+    if policy.engine.in_process:
+        return
+    if policy.share:
+        raise ProbeError("--writer divides a store among runs that are started by hand; an engine divides it itself")
+    from probe.engines.pools import require_installed
+
+    require_installed(policy.engine)
+
+
+def _device(engine: Engine, study: Study) -> str:
+    from probe.stages.elsewhere import device_of
+
+    return device_of(engine, study)
+
+
+def _run(
+    preparation: Preparation,
+    backend: Backend | None,
+    writer: StoreWriter,
+    lock: StoreLock,
+    jobs: list[Job],
+    policy: CapturePolicy,
+) -> Absent:
+    """The jobs, in this process or on an engine's workers."""
+    if policy.engine.in_process:
+        return run_jobs(preparation, backend or load_model(preparation.resolved), writer, jobs, policy)
+    from probe.stages.elsewhere import run_elsewhere
+
+    return run_elsewhere(preparation, writer, lock, jobs, policy)
+
+
 def _with_batch_size(
-    preparation: Preparation, place: Place, backend: Backend | None
+    preparation: Preparation, place: Place, backend: Backend | None, engine: Engine
 ) -> tuple[Preparation, Backend | None]:
     """Settle how many rows run at a time: as the study says, as the store's plan says, or what fits into memory.
 
-    On an accelerator that takes a pass over a few rows, for which the model is loaded.
+    On an accelerator that takes a pass over a few rows, for which the model is loaded; where that is not this process,
+    the number is the one that the kind of device has, and workers halve it if they must.
     """
     from probe.stages import batch_size
 
     if not batch_size.is_open(preparation) or not preparation.cells.jobs:
         return preparation, backend
     size = batch_size.planned_batch(place)
-    if size is None and preparation.resolved.device == "cuda" and not preparation.resolved.study.model.remote:
+    if size is None and (engine.name != "local" or (not engine.in_process and preparation.resolved.device != "cpu")):
+        size = preparation.resolved.batch_size
+    elif size is None and preparation.resolved.device == "cuda" and not preparation.resolved.study.model.remote:
         backend = backend or load_model(preparation.resolved)
         meter = batch_size.CudaMeter(backend.facts.device)
         capturer = capturer_of(preparation.resolved, backend)
         size = batch_size.measured_batch(preparation, capturer, meter)
     elif size is None:
-        size = batch_size.fitting_batch(preparation, free_bytes())
+        size = batch_size.fitting_batch(preparation, free_bytes() // (engine.workers or 1))
     return batch_size.with_batch(preparation, size), backend
 
 
 def _jobs(preparation: Preparation, writer: StoreWriter, policy: CapturePolicy) -> list[Job]:
-    """The jobs that this writer has still to run, with their rows as the writer's plan settled them.
+    """The jobs that this writer has still to run, by shard, with their rows as the writer's plan settled them.
 
     Cells that cannot be captured are put on record.
     """
@@ -161,7 +206,7 @@ def _jobs(preparation: Preparation, writer: StoreWriter, policy: CapturePolicy) 
         writer.fail(cell, refusal.kind, refusal.reason, prompt_sha=refusal.prompt_sha)
     pending = {row.cell.row_id for row in writer.pending(policy.tries_again)}
     jobs = (replace(job, row=settled[job.row.cell.row_id]) for job in cells.jobs)
-    return [job for job in jobs if job.row.cell.row_id in pending]
+    return sorted((job for job in jobs if job.row.cell.row_id in pending), key=lambda job: job.row.shard)
 
 
 def _warn_of_space(resolved: Resolved, place: Place, jobs: list[Job]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -18,8 +18,9 @@ from probe.stages.analysis import (
     shift_tables,
     study_of,
 )
+from probe.stages.arms import arms_told
 from probe.stages.capture import CaptureOutcome
-from probe.stages.inside import look_inside
+from probe.stages.inside import Inside, look_inside
 from probe.stages.parsing import mixed_parsers, reread
 from probe.stages.places import figures_path
 from probe.stages.reporting import write_report
@@ -31,8 +32,8 @@ from probe.study import Study
 from probe.values import ProbeError
 
 
-def tell_study(study: Study, outcome: CaptureOutcome, folder: Path) -> None:
-    """How a study's capture ended, and every analysis that the study names."""
+def tell_study(study: Study, outcome: CaptureOutcome, folder: Path, more: Sequence[Inside] = ()) -> None:
+    """How a study's capture ended, and every analysis that the study names; ``more`` are those already made."""
     announce_capture(outcome)
     if outcome.committed == 0:
         return
@@ -45,10 +46,12 @@ def tell_study(study: Study, outcome: CaptureOutcome, folder: Path) -> None:
     shifts = shift_tables(opened) if wanted & {"directions", "report"} else None
     if tables is not None:
         show_metrics(tables, cells(opened))
+        for told in arms_told(opened):
+            say(told)
         show_floor(tables.floor)
         if len(tables.comparisons):
             tell_comparisons(tables.comparisons)
-    inside = look_inside(opened, study.analyses)
+    inside = [*look_inside(opened, study.analyses), *more]
     for each in inside:
         each.show()
     if tables is not None and shifts is not None and "report" in wanted:

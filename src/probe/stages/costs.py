@@ -55,7 +55,19 @@ class Memory:
 def disk_bytes(resolved: Resolved, jobs: Sequence[Job]) -> int:
     """What the rows take at most, beside the plan."""
     tokens = sum(len(job.prompt.token_ids) + resolved.study.generation.max_new_tokens for job in jobs)
-    return len(jobs) * (resolved.row_bytes + ROW_OVERHEAD_BYTES) + 4 * tokens
+    return tensor_bytes(resolved, jobs) + len(jobs) * ROW_OVERHEAD_BYTES + 4 * tokens
+
+
+def tensor_bytes(resolved: Resolved, jobs: Sequence[Job]) -> int:
+    """What the activations take at most: of every row, or of every sum that a shard holds in place of its rows."""
+    from probe.stages.outlines import set_bytes
+
+    capture = resolved.study.capture
+    if capture.keep == "rows":
+        return len(jobs) * resolved.row_bytes
+    sets = {(job.row.shard, job.row.cell.persona, job.row.cell.condition, job.group) for job in jobs}
+    widths = [resolved.widths[point.stream] for point in resolved.points]
+    return len(sets) * set_bytes(widths, len(capture.positions), capture.covariance)
 
 
 def memory_bytes(resolved: Resolved, jobs: Sequence[Job], rows_per_shard: int, *, process: int) -> Memory:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -16,14 +17,22 @@ from probe.mechanism.activations import Activations
 from probe.mechanism.geometry.directions import (
     MAKERS,
     Contrast,
+    Judged,
     contrast_of,
     judge,
     training_families,
 )
+from probe.mechanism.geometry.summed_directions import (
+    SUM_MAKERS,
+    SummedContrast,
+    contrast_of_lines,
+    judge_by_sums,
+    training_blocks,
+)
 from probe.mechanism.geometry.tables import GeometryTables, geometry
 from probe.mechanism.splits import families_of
 from probe.report import geometry as report_geometry
-from probe.stages.activations import activations
+from probe.stages.activations import activations, added_up
 from probe.stages.analysis import DEFAULT_BASE, MAIN_POSITION, save_tables, study_of
 from probe.stages.direction_files import save_directions
 from probe.stages.terminal_geometry import show_geometry
@@ -55,7 +64,7 @@ def geometry_tables(store: Store, *, base: str | None = None, rng: np.random.Gen
     Raises:
         ProbeError: the base that was asked for was not captured.
     """
-    read = _with_progress(activations(store), "geometry")
+    read = _with_progress(_read(store), "geometry")
     return geometry(read, base=_base(store, read, base), seed=store.plan.split_seed, rng=rng)
 
 
@@ -68,14 +77,15 @@ def make_directions(store: Store, *, base: str | None = None) -> MadeDirections:
     Raises:
         ProbeError: the base that was asked for was not captured.
     """
-    read = _with_progress(activations(store), "directions")
+    read = _with_progress(_read(store), "directions")
     of = _base(store, read, base)
     told = provenance_of(store)
-    train = training_families(families_of(read.table), store.plan.split_seed)
+    summed = read.lines is not None
+    train = training_blocks() if summed else training_families(families_of(read.table), store.plan.split_seed)
     made: list[Direction] = []
     rows: list[dict[str, object]] = []
     for contrast in _contrasts(read, of):
-        found, table = _made_from(contrast, train)
+        found, table = _made_from(contrast, train) if isinstance(contrast, Contrast) else _made_of(contrast, train)
         made += [replace(one, provenance=told) for one in found]
         rows += table
     return MadeDirections(tuple(made), pd.DataFrame(rows))
@@ -131,6 +141,7 @@ def geometry_figures(tables: GeometryTables) -> dict[str, report.Drawn]:
 def provenance_of(store: Store) -> dict[str, str | int]:
     """What a direction must say of its origin: model, store, study, split and versions."""
     model, study = store.manifest["model"], study_of(store)
+    depth = store.manifest["capture"].get("n_layers")
     return {
         "model": str(model["id"]),
         "revision": str(model.get("revision") or ""),
@@ -140,12 +151,18 @@ def provenance_of(store: Store) -> dict[str, str | int]:
         "study": str(study.get("name", store.name)),
         "split_seed": store.plan.split_seed,
         "fitted_part": "train",
+        **({} if depth is None else {"n_layers": int(depth)}),
         "captured_by": str(store.manifest.get("created_by", "")),
         "made_by": f"persona-probe {version('persona-probe')}",
     }
 
 
-def _contrasts(read: Activations, base: str) -> Iterator[Contrast]:
+def _read(store: Store) -> Activations:
+    """The cells, one per row of their table; of a store that keeps sums, one line per sum."""
+    return activations(store) if store.layout.moments is None else added_up(store)
+
+
+def _contrasts(read: Activations, base: str) -> Iterator[Contrast | SummedContrast]:
     """Every persona against the base persona, and against the control wordings, at every site."""
     persona = read.table["persona"].to_numpy(dtype=object)
     neutral = behaviour.control_personas(read.table)
@@ -155,32 +172,59 @@ def _contrasts(read: Activations, base: str) -> Iterator[Contrast]:
         for site in read.sites(position):
             for of, mask in bases.items():
                 for name in (one for one in names if mask.any() and (of == base or one not in neutral)):
-                    yield contrast_of(read.table, site, name, of, mask)
+                    contrast = contrast_of if site.lines is None else contrast_of_lines
+                    yield contrast(read.table, site, name, of, mask)
 
 
 def _made_from(contrast: Contrast, train: frozenset[str]) -> tuple[list[Direction], list[dict[str, object]]]:
     """The directions of one contrast, and their rows of the table."""
     fitted = contrast.only(train)
     others = contrast.only(frozenset(map(str, contrast.family.tolist())) - train)
-    where = {"persona": contrast.persona, "base": contrast.base}
-    where |= {"layer": contrast.site.layer, "position": contrast.site.position}  # type: ignore[dict-item]
+    makers = {name: partial(maker, fitted) for name, maker in MAKERS.items()}
+    return _made(_where(contrast), makers, lambda made: judge(made, others))
+
+
+def _made_of(contrast: SummedContrast, train: frozenset[str]) -> tuple[list[Direction], list[dict[str, object]]]:
+    """The same from sums over blocks of families."""
+    fitted = contrast.only(train)
+    others = contrast.only(frozenset(map(str, contrast.block.tolist())) - train)
+    makers = {name: partial(maker, fitted) for name, maker in SUM_MAKERS.items()}
+    return _made(_where(contrast), makers, lambda made: judge_by_sums(made, others), contrast.note)
+
+
+def _where(contrast: Contrast | SummedContrast) -> dict[str, object]:
+    site = contrast.site
+    return {
+        "persona": contrast.persona,
+        "base": contrast.base,
+        "layer": site.layer,
+        "position": site.position,
+    }
+
+
+def _made(
+    where: Mapping[str, object],
+    makers: Mapping[str, Callable[[], Direction]],
+    judged: Callable[[Direction], Judged],
+    note: str = "",
+) -> tuple[list[Direction], list[dict[str, object]]]:
     found: list[Direction] = []
     rows: list[dict[str, object]] = []
     reference = None
-    for name, maker in {"paired_mean": MAKERS["paired_mean"], **MAKERS}.items():
+    for name, maker in {"paired_mean": makers["paired_mean"], **makers}.items():
         try:
-            made = maker(fitted)
+            made = maker()
         except ProbeError as error:
             rows.append({**where, "maker": name, "value": np.nan, "note": f"undefined: {error}"})
             continue
         reference = made.vector if name == "paired_mean" else reference
         found.append(made)
-        rows.append({**where, "maker": name, **_row(made, others, reference)})
+        row = _row(made, judged(made), reference)
+        rows.append({**where, "maker": name, **row, "note": "; ".join(filter(None, (str(row["note"]), note)))})
     return found, rows
 
 
-def _row(made: Direction, others: Contrast, reference: np.ndarray | None) -> dict[str, object]:
-    judged = judge(made, others)
+def _row(made: Direction, judged: Judged, reference: np.ndarray | None) -> dict[str, object]:
     norm = float(np.linalg.norm(made.vector))
     cosine = np.nan
     if reference is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -13,19 +14,33 @@ from probe.behaviour.power import detectable_difference
 from probe.capture.planning import Job
 from probe.report.numbers import plural
 from probe.stages.batch_size import with_open_batch
-from probe.stages.costs import held_bytes, memory_bytes
+from probe.stages.costs import held_bytes, memory_bytes, tensor_bytes
 from probe.stages.places import store_path
 from probe.stages.preparation import Preparation, prepare
+from probe.stages.recipes import optimism, recipes_of
+from probe.stages.resolution import Resolved
 from probe.stages.terminal import console, say
+from probe.stages.terminal_sizes import show_size
 from probe.stages.token_reads import cell_tokens, show_cell_tokens
 from probe.study import Study
-from probe.values import ALL
+from probe.values import ALL, Recipe
 
 _ASSUMED_DISCORDANT = 0.2
+_LISTED = 12
 
 
-def dry_run(study: Study, *, store: str | Path | None = None) -> None:
-    """Print the first prompts with the tokens that are read, the plan with its bytes, and what this n can show."""
+def dry_run(
+    study: Study, *, store: str | Path | None = None, hardware: str | None = None, workers: int | None = None
+) -> None:
+    """Print the first prompts with the tokens that are read, the plan with its bytes, what takes how long and breaks
+    first, and what this n can show.
+
+    ``hardware`` names a device, by default that of this machine (:func:`probe.stages.hardware.hardware_named`), of
+    which each of ``workers`` has one.
+
+    Raises:
+        ProbeError: the study cannot be prepared, or there is no such device.
+    """
     preparation = with_open_batch(prepare(study), store_path(study, store))
     out = console()
     jobs = preparation.cells.jobs
@@ -35,6 +50,9 @@ def dry_run(study: Study, *, store: str | Path | None = None) -> None:
     if told is not None and told is not jobs[0]:
         _show_prompt(out, preparation, told, "first prompt with a persona")
     _show_costs(out, preparation, store_path(study, store))
+    show_size(out, preparation, store_path(study, store), hardware=hardware, workers=workers or 1)
+    if warning := optimism(preparation.resolved.study):
+        say(warning)
     _show_power(study)
     for refusal in preparation.cells.refusals[:5]:
         cell = refusal.cell
@@ -54,12 +72,10 @@ def _show_prompt(out: Console, preparation: Preparation, job: Job, title: str) -
 def _show_costs(out: Console, preparation: Preparation, path: str | Path) -> None:
     resolved = preparation.resolved
     study, shape = resolved.study, resolved.shape
-    rows = len(preparation.cells.jobs)
     lengths = [len(job.prompt.token_ids) for job in preparation.cells.jobs] or [0]
     longest = max(lengths) + study.generation.max_new_tokens
     if shape.context is not None:
         longest = min(longest, shape.context)
-    tensors = rows * resolved.row_bytes
     folder = path if Path(path).exists() else Path.cwd()
     table = Table("what a run would do", "", show_header=True)
     table.add_row("model", f"{escape(study.model.id)} ({shape.n_layers} blocks, width {shape.d_model})")
@@ -69,15 +85,37 @@ def _show_costs(out: Console, preparation: Preparation, path: str | Path) -> Non
         f"{len(preparation.cells.rows):,} in {plural(preparation.n_shards, 'shard')}, "
         f"batches of {resolved.batch_size} at most",
     )
+    if arms := recipes_of(study):
+        edited = sum(bool(row.cell.condition.intervention) for row in preparation.cells.rows)
+        table.add_row("interventions", f"{plural(len(arms), 'arm')} in {edited:,} of the cells: {_arms_text(arms)}")
     table.add_row("prompt tokens", f"{min(lengths)} to {max(lengths)}; at most {longest} with the answer")
     table.add_row(
         "tensors on disk",
-        f"{_mib(tensors)} ({resolved.stored_dtype}), less where a site is absent; "
+        f"{_tensors_text(resolved, preparation.cells.jobs)}, less where a site is absent; "
         f"free {shutil.disk_usage(folder).free / 2**30:.1f} GiB",
     )
     table.add_row("memory at the peak", _memory_text(preparation))
     table.add_row("store", str(path))
     out.print(table)
+
+
+def _tensors_text(resolved: Resolved, jobs: Sequence[Job]) -> str:
+    """What the activations take, and of sums what the rows would take instead."""
+    needed = f"{_mib(tensor_bytes(resolved, jobs))}"
+    if resolved.study.capture.keep == "rows":
+        return f"{needed} ({resolved.stored_dtype})"
+    return f"{needed} in sums (every row: {_mib(len(jobs) * resolved.row_bytes)} in {resolved.stored_dtype})"
+
+
+def _arms_text(arms: Sequence[Recipe]) -> str:
+    """The first few by name, each with where it acts."""
+    told = []
+    for arm in arms[:_LISTED]:
+        places = dict.fromkeys((edit.operator, edit.position) for edit in arm.edits)
+        layers = sorted({edit.layer for edit in arm.edits})
+        acts = ", ".join(f"{operator} at {position}" for operator, position in places)
+        told.append(f"{arm.name} ({acts}, layer {', '.join(map(str, layers))})")
+    return escape("; ".join(told)) + ("; ..." if len(arms) > _LISTED else "")
 
 
 def _memory_text(preparation: Preparation) -> str:

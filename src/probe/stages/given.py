@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+from probe.stages.donors import refuse_other_texts
 from probe.store import Store, open_store
 from probe.study import GivenSpec, Study
 from probe.values import Condition, GivenText, ProbeError, is_cut
@@ -41,7 +42,7 @@ def _texts(store: Store, given: GivenSpec, *, same: bool) -> Iterator[GivenText]
     """The generated answers of the chosen personas, in the order of the store's plan."""
     if not any(row.cell.condition.given == "" for row in store.plan.rows):
         return
-    view = store.select(persona=given.personas, given="")
+    view = store.select(persona=given.personas, given="", intervention="")
     for row, text, tokens in zip(view.rows, view.texts()["gen_text"], view.gen_tokens(), strict=True):
         cell, extra = row.planned.cell, row.located.entry.get("extra") or {}
         if text.strip():
@@ -59,7 +60,7 @@ def _texts(store: Store, given: GivenSpec, *, same: bool) -> Iterator[GivenText]
 def _source(persona: str, condition: Condition) -> str:
     """The persona, and what else tells two answers of it to one prompt apart."""
     parts = {"wording": condition.wording, "seed": condition.seed, "prefix": condition.prefix}
-    parts |= {"intervention": condition.intervention[:8], "edition": condition.edition}
+    parts |= {"edition": condition.edition}
     return ", ".join([persona, *(f"{name} {value}" for name, value in parts.items() if value)])
 
 
@@ -69,11 +70,4 @@ def _refuse_unknown(store: Store, study: Study, given: GivenSpec) -> None:
     for persona in given.personas or ():
         if persona not in personas:
             raise ProbeError(f"{given.store} has no persona {persona!r}. {nearest(persona, personas, 'persona')}")
-    there = {str(case["id"]): (case.get("text"), case.get("choices") or []) for case in store.plan.cases}
-    for case in study.cases:
-        text, choices = there.get(case.id, (None, []))
-        if text is not None and (text, choices) != (case.input, list(case.choices or ())):
-            raise ProbeError(
-                f"{given.store} holds answers to another text of the case {case.id!r}; give the case a new id, or run "
-                "the study of that store again"
-            )
+    refuse_other_texts(store, study)

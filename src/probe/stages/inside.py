@@ -17,6 +17,9 @@ from probe.values import ALL, ProbeError
 INSIDE = ("directions", "probes", "lens", "relate")
 """The analyses of the residual stream that a study may name, in the order in which they are made."""
 
+PERMUTATIONS = 99
+"""Behind each p of what residuals predict, in a run: half of those of `probe relate`, and half of its time."""
+
 
 @dataclass(frozen=True, eq=False)
 class Inside:
@@ -88,10 +91,10 @@ def _lens(store: Store, base: str | None) -> Inside:
 def _relate(store: Store, base: str | None) -> Inside:
     from probe.report.relation import relation_figures
     from probe.report.relation_sentences import relation_sentence
-    from probe.stages.relate import relate
+    from probe.stages.relate import Asked, relate
     from probe.stages.terminal_relation import show_relation
 
-    tables = relate(store, Question(base=base))
+    tables = relate(store, Question(base=base), Asked(permutations=PERMUTATIONS))
     own = tables.relation[tables.relation["base"] == tables.relation["base"].iloc[0]]
     told = [relation_sentence(row) for _, row in own[own["stratum"] == ALL].iterrows()]
     lead = (

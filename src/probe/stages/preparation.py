@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
@@ -10,16 +10,19 @@ from typing import Any
 
 from tqdm import tqdm
 
-from probe.capture.planning import JobPlanner, PlannedCells, plan_jobs
+from probe.capture.planning import JobPlanner, Planned, PlannedCells, plan_jobs
 from probe.capture.sampling import SAMPLER_VERSION
+from probe.mechanism.lens.reads import is_content_free
 from probe.models import weights_identity
 from probe.organism import duration_task, planned, planned_duration, triage_task
 from probe.prompts import BUILDER_VERSION, AnswerSites, LetterVocabulary, parser_name, tokenizer_identity
 from probe.stages.given import with_given_texts
+from probe.stages.recipes import interventions_told, recipes_of, with_recipes
 from probe.stages.resolution import Resolved, resolve
 from probe.store import Plan
 from probe.study import GenerationSpec, LabelSpec, Study
-from probe.values import Case, Cell, ParserSettings, sha256_of
+from probe.values import Case, Cell, ParserSettings, canonical_json, sha256_of
+from probe.values.blocks import BLOCKS, block_of
 
 SHARD_ROWS = 256
 SHARD_BYTES = 256 * 2**20
@@ -40,7 +43,7 @@ class Preparation:
     @cached_property
     def manifest(self) -> Mapping[str, Any]:
         """The identity of the store; the weights are hashed for it when it is first asked for."""
-        return _manifest(self.resolved)
+        return manifest_of(self.resolved)
 
     @property
     def label_tokens(self) -> tuple[int, ...]:
@@ -57,35 +60,60 @@ class Preparation:
         return len({row.shard for row in self.cells.rows})
 
 
-def prepare(study: Study) -> Preparation:
-    """Resolve the model, render every prompt and check every label.
+def prepare(study: Study, device: str | None = None) -> Preparation:
+    """Resolve the model, render every prompt and check every label; ``device`` as :func:`resolve` has it.
 
     Raises:
         ModelError: the model, its tokenizer or its chat template cannot serve the study.
         LabelError: a label cannot be read at an answer site.
-        ProbeError: the store of the given texts does not hold what the study asks of it.
+        ProbeError: the store of the given texts, or the source of an intervention, does not hold what the study asks of
+            it.
         StudyError: the study asks for residual points that the model does not have.
     """
-    resolved = resolve(study)
+    resolved = resolve(study, device)
     texts = with_given_texts(study, tokenizer_identity(resolved.tokenizer)["tokenizer_sha256"])
-    resolved = replace(resolved, study=texts)
+    resolved = replace(resolved, study=with_recipes(texts, resolved.shape))
     cells = _plan_cells(resolved)
     return Preparation(resolved, cells, _plan(resolved, cells))
 
 
 def _plan_cells(resolved: Resolved) -> PlannedCells:
     study = resolved.study
-    given = study.given.texts if study.given else ()
-    planner = JobPlanner(resolved.builder, study.personas, study.cases, sites=answer_sites(resolved), given=given)
     cells = study.cells(resolved.placement)
     return plan_jobs(
-        planner,
-        _with_progress(cells),
+        planner_of(resolved),
+        cells,
         rows_per_shard=_rows_per_shard(resolved),
-        planned=_planned_truth(resolved),
+        planned=planned_of(resolved),
         keep_text=study.capture.keep_text,
         shape=resolved.shape,
+        shown=_with_progress,
     )
+
+
+def planner_of(resolved: Resolved) -> JobPlanner:
+    """What renders the cells of a study whose given texts were read."""
+    study = resolved.study
+    given = study.given.texts if study.given else ()
+    return JobPlanner(
+        resolved.builder,
+        study.personas,
+        study.cases,
+        sites=answer_sites(resolved),
+        given=given,
+        recipes=recipes_of(study),
+        grouping=_grouping(study) if study.capture.keep == "moments" else None,
+    )
+
+
+def _grouping(study: Study) -> Callable[[Case], str]:
+    """Which cases are added up: those of a stratum whose families lie in one block; what says nothing stands apart."""
+
+    def group(case: Case) -> str:
+        block = block_of(case.family or case.id, study.split_seed)
+        return canonical_json([case.stratum, block, is_content_free(case.input)])
+
+    return group
 
 
 def answer_sites(resolved: Resolved) -> AnswerSites:
@@ -94,20 +122,23 @@ def answer_sites(resolved: Resolved) -> AnswerSites:
     return AnswerSites(resolved.builder, labels.sites, labels.forced, labels.score)
 
 
-def _with_progress(cells: tuple[Cell, ...]) -> Iterator[Cell]:
+def _with_progress(cells: Sequence[Cell]) -> Iterator[Cell]:
     yield from tqdm(cells, desc="prompts", unit="cell", dynamic_ncols=True, leave=False, delay=1)
 
 
 def _rows_per_shard(resolved: Resolved) -> int:
+    new = resolved.study.generation.max_new_tokens
+    return rows_per_shard(resolved.row_bytes, resolved.parameters, new, resolved.device, resolved.batch_size)
+
+
+def rows_per_shard(row_bytes: int, parameters: int, new: int, device: str, batch: int) -> int:
     """At most 256 rows, 256 MB and about a minute of work; whole batches where that allows, and never under 8 rows."""
-    tokens = resolved.study.generation.max_new_tokens + 256
-    seconds = 2 * resolved.parameters * tokens / _FLOPS.get(resolved.device, 5e10)
-    rows = min(SHARD_ROWS, SHARD_BYTES // max(resolved.row_bytes, 1), int(SHARD_SECONDS / max(seconds, 1e-9)))
-    batch = resolved.batch_size
+    seconds = 2 * parameters * (new + 256) / _FLOPS.get(device, 5e10)
+    rows = min(SHARD_ROWS, SHARD_BYTES // max(row_bytes, 1), int(SHARD_SECONDS / max(seconds, 1e-9)))
     return rows // batch * batch if rows >= batch else max(rows, min(batch, SMALLEST_SHARD))
 
 
-def _planned_truth(resolved: Resolved) -> Callable[[str | None, Case], dict[str, list[float]] | None]:
+def planned_of(resolved: Resolved) -> Planned:
     """What the organism's plan says of a cell. It has one for its two tasks: of options, whatever their letters."""
     task = resolved.study.task
     plans = ((triage_task(), planned), (duration_task(), planned_duration)) if resolved.source.is_organism else ()
@@ -123,7 +154,8 @@ def _planned_truth(resolved: Resolved) -> Callable[[str | None, Case], dict[str,
     return truth
 
 
-def _manifest(resolved: Resolved) -> dict[str, Any]:
+def manifest_of(resolved: Resolved) -> dict[str, Any]:
+    """What a store says of a study's captures: all that two rows of one store have in common."""
     study, source, shape = resolved.study, resolved.source, resolved.shape
     return {
         "created_by": f"persona-probe {version('persona-probe')}",
@@ -144,6 +176,7 @@ def _manifest(resolved: Resolved) -> dict[str, Any]:
             "n_layers": shape.n_layers,
             "d_model": shape.d_model,
             **_inner_streams(resolved),
+            **_moments(study),
         },
         "labels": {
             "options": list(study.task.option_ids),
@@ -160,6 +193,13 @@ def _manifest(resolved: Resolved) -> dict[str, Any]:
         "prompt_builder": BUILDER_VERSION,
         "parser": parser_name(study.task.parser),
     }
+
+
+def _moments(study: Study) -> dict[str, Any]:
+    """How rows are added up; nothing where each is kept."""
+    if study.capture.keep == "rows":
+        return {}
+    return {"moments": {"blocks": BLOCKS, "seed": study.split_seed, "covariance": study.capture.covariance}}
 
 
 def _inner_streams(resolved: Resolved) -> dict[str, Any]:
@@ -224,4 +264,4 @@ def _plan(resolved: Resolved, cells: PlannedCells) -> Plan:
         }
         for case in study.cases
     )
-    return Plan(cells.rows, personas, cases, study.split_seed, resolved.batch_size)
+    return Plan(cells.rows, personas, cases, study.split_seed, resolved.batch_size, interventions_told(study))

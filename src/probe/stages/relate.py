@@ -20,13 +20,14 @@ from probe.mechanism.relation.verdicts import MARGIN
 from probe.mechanism.relation.who_changes import who_changes
 from probe.report.drawn import save
 from probe.report.relation import relation_figures
-from probe.stages.activations import activations
+from probe.stages.activations import activations, analysed
 from probe.stages.analysis import DEFAULT_BASE, Question, cells, save_tables, study_of
 from probe.stages.places import figures_path
 from probe.stages.targets import TABLES, open_target, read_table
 from probe.stages.terminal import announce_files, say
 from probe.stages.terminal_relation import show_relation
 from probe.store import Store
+from probe.store.sites import NEEDS_ROWS
 from probe.values import ProbeError
 from probe.values.nearest import nearest
 
@@ -132,17 +133,22 @@ def _bases(source: Store | pd.DataFrame, question: Question, table: pd.DataFrame
 def _with_residuals(
     tables: RelationTables, store: Store, question: Question, bases: list[str], asked: Asked
 ) -> RelationTables:
-    acts = activations(store)
-    table = behaviour.latent_at(acts.table, question.site, options=question.options)
+    acts = activations(store) if store.layout.moments is None else None
+    told = analysed(store).table() if acts is None else acts.table
+    table = behaviour.latent_at(told, question.site, options=question.options)
     table.attrs |= {key: value for key, value in question.labels.items() if value is not None}
     if question.controls is not None:
         table.attrs["controls"] = list(question.controls)
-    acts = replace(acts, table=table)
     base = next((one for one in bases if one != behaviour.CONTROLS), bases[0])
     settings = Settings(seed=store.plan.split_seed, permutations=asked.permutations)
     placebo = table.loc[table["role"] == "placebo", "persona"] if "role" in table else pd.Series(dtype=str)
     nonsense = "nonsense" if "nonsense" in set(placebo) else (str(placebo.iloc[0]) if len(placebo) else None)
     rng = np.random.default_rng(0)
+    if acts is None:
+        say(f"of the relation, what residuals predict: {NEEDS_ROWS}")
+        rates = _or_said(lambda: who_changes(None, table, base=base, settings=settings, rng=rng))
+        return replace(tables, who_changes=rates)
+    acts = replace(acts, table=table)
     read = acts if "prompt_end" in acts.positions else None  # the rates need no residual
     return replace(
         tables,

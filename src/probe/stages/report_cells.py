@@ -52,7 +52,7 @@ def read_cells(store: Store) -> tuple[list[ReadCell], str]:
         prompt = texts["prompt"].iloc[i]
         cells.append(
             ReadCell(
-                persona=str(row["persona"]),
+                persona=" + ".join(filter(None, (str(row["persona"]), str(row["intervention"])))),
                 case=str(row["case"]),
                 stratum=str(row["stratum"]),
                 condition=str(row["condition"]) if conditions else "",

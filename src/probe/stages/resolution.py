@@ -81,8 +81,10 @@ class Resolved:
         return Sampling(generation.temperature, generation.top_p, generation.top_k)
 
 
-def resolve(study: Study) -> Resolved:
+def resolve(study: Study, device: str | None = None) -> Resolved:
     """Find the model and decide what the study left open.
+
+    ``device`` is the kind that computes, where that is not this machine.
 
     Raises:
         ModelError: the model, its tokenizer or its chat template cannot serve the study.
@@ -96,7 +98,7 @@ def resolve(study: Study) -> Resolved:
     )
     asked = study.capture.special_tokens
     builder = PromptBuilder(tokenizer, study.task, literal=asked == "literal", tags=asked == "tags")
-    device = device_kind(model.device)
+    device = device or device_kind(model.device)
     footprint = read_footprint(source)
     computing = compute_dtype(model.dtype, device, footprint.dtype)
     batch_size = study.capture.batch_size

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from probe.stages.absent_sites import count_absent
+from probe.stages.absent_sites import Absent, absent_in_run
 from probe.stages.committing import Committing
 from probe.stages.interrupts import Interrupted, terminable
+from probe.stages.shard_runs import ShardRunner, told_of_memory
 from probe.store import StoreWriter
 from probe.values import ModelError, ProbeError, StoreError
 
@@ -29,30 +29,57 @@ SMALL_MODEL_BYTES = 32 * 2**20
 
 def run_jobs(
     preparation: Preparation, backend: Backend, writer: StoreWriter, jobs: list[Job], policy: CapturePolicy
-) -> None:
-    """Run the jobs shard by shard; each is committed, in order, while the next one computes."""
+) -> Absent:
+    """Run the jobs shard by shard in this process; each is committed, in order, while the next one computes.
+
+    Returns how many rows lack an answer site.
+    """
     from probe.engines import run_local
-    from probe.stages.numerics import require_same, run_facts, what_moved
 
     resolved = preparation.resolved
     shards = [list(group) for _, group in groupby(jobs, key=lambda job: job.row.shard)]
-    capturer = capturer_of(resolved, backend, allow_nonfinite=policy.allow_nonfinite)
-    total = len(preparation.cells.rows)
-    with _threads_for(resolved):
-        facts = run_facts(resolved, backend)
-        moved = what_moved(writer.runs(), facts)
-        if policy.strict_numerics:
-            require_same(moved, writer.place.url)
-        elif moved:
-            notice(f"captured before under other numerics: {'; '.join(moved)}; low bits may differ (it is recorded)")
-        _write_readout(preparation, backend, writer)
-        record = _recorded(writer, {**facts, "numerics_moved": moved, "readout": writer.has_readout})
-        with terminable() as interrupts, record, Committing(interrupts) as committing:
-            run_local(shards, _shard_work(capturer, writer, committing), total=total, done=total - len(jobs))
+    runner = ShardRunner(capturer_of(resolved, backend, allow_nonfinite=policy.allow_nonfinite), writer)
+    total, told = len(preparation.cells.rows), list[dict[str, Any]]()
+    with threads_for(resolved):
+        facts = facts_of(resolved, backend, writer, preparation.label_tokens, strict=policy.strict_numerics)
+        with terminable() as interrupts, recorded(writer, facts), Committing(interrupts) as committing:
+
+            def work(shard: list[Job], on_rows: Callable[[int], None]) -> None:
+                def advance(rows: int) -> None:
+                    committing.check()  # a disk that is full ends the run now, not after this shard
+                    on_rows(rows)
+
+                computed = runner.compute(shard, advance)
+                if said := told_of_memory(computed.result.batches):
+                    notice(said)
+                committing.give(lambda: told.append(runner.commit(computed)))
+
+            run_local(shards, work, total=total, done=total - len(jobs))
+    return absent_in_run({"shards": told})
+
+
+def facts_of(
+    resolved: Resolved, backend: Backend, writer: StoreWriter, label_tokens: Sequence[int], *, strict: bool
+) -> dict[str, Any]:
+    """What the record of a run says of the process that computes; the store has its readout after this.
+
+    Raises:
+        StoreMismatch: ``strict``, and the last rows of the store were captured under other numerics.
+    """
+    from probe.stages.numerics import require_same, run_facts, what_moved
+
+    facts = run_facts(resolved, backend)
+    moved = what_moved(writer.runs(), facts)
+    if strict:
+        require_same(moved, writer.place.url)
+    elif moved:
+        notice(f"captured before under other numerics: {'; '.join(moved)}; low bits may differ (it is recorded)")
+    _write_readout(backend, writer, label_tokens)
+    return {**facts, "numerics_moved": moved, "readout": writer.has_readout}
 
 
 @contextmanager
-def _recorded(writer: StoreWriter, facts: dict[str, Any]) -> Iterator[None]:
+def recorded(writer: StoreWriter, facts: Mapping[str, Any]) -> Iterator[None]:
     """The record of this run, closed with its exit status however it ends."""
     writer.start_run(facts)
     status = 1
@@ -76,60 +103,18 @@ def _recorded(writer: StoreWriter, facts: dict[str, Any]) -> Iterator[None]:
                 raise
 
 
-def _shard_work(
-    capturer: Capturer, writer: StoreWriter, committing: Committing
-) -> Callable[[list[Job], Callable[[int], None]], None]:
-    from probe.capture import capture_shard
-
-    fitting = capturer
-
-    def work(jobs: list[Job], on_rows: Callable[[int], None]) -> None:
-        nonlocal fitting
-
-        def advance(rows: int) -> None:
-            committing.check()  # a disk that is full ends the run now, not after this shard
-            on_rows(rows)
-
-        result = capture_shard(fitting, jobs, advance)
-        if len(result.batches) > 1:
-            notice(
-                f"out of memory with batches of {result.batches[0]}; the rest of the shard ran with "
-                f"{result.batches[-1]}, and the next begins with {result.batches[1]} (the run's record has each; "
-                "--batch-size sets another)"
-            )
-            fitting = replace(capturer, batch_size=result.batches[1])
-
-        def commit() -> None:
-            if result.records:
-                facts: dict[str, Any] = {
-                    "shard": jobs[0].row.shard,
-                    "batch_size": capturer.batch_size,
-                    "batches": result.batches,
-                }
-                if absent := count_absent(record.extra for record in result.records):
-                    facts["absent_sites"] = absent
-                writer.commit(result.records, facts)
-            for failure in result.failed:
-                row = failure.job.row
-                writer.fail(row.cell, failure.kind, failure.reason, prompt_sha=row.prompt_sha)
-
-        committing.give(commit)
-
-    return work
-
-
 def notice(text: str) -> None:
     """One line on standard error, beside a progress bar."""
     tqdm.write(f"probe: {text}", file=sys.stderr)
 
 
-def _write_readout(preparation: Preparation, backend: Backend, writer: StoreWriter) -> None:
+def _write_readout(backend: Backend, writer: StoreWriter, label_tokens: Sequence[int]) -> None:
     """What a label lens needs without the model, for the tokens of the store's labels."""
     from probe.models.readout import find_readout
 
     if writer.has_readout:
         return
-    readout = find_readout(backend, preparation.label_tokens)
+    readout = find_readout(backend, label_tokens)
     if readout is not None:
         writer.write_readout(readout.tensors(), readout.metadata())
 
@@ -194,14 +179,21 @@ def capturer_of(resolved: Resolved, backend: Backend, *, allow_nonfinite: bool =
 
 
 @contextmanager
-def _threads_for(resolved: Resolved) -> Iterator[None]:
+def threads_for(resolved: Resolved) -> Iterator[None]:
     """One thread for a model so small that threads would wait for each other longer than they work."""
     import torch
 
     before = torch.get_num_threads()
-    if resolved.weight_bytes < SMALL_MODEL_BYTES:
-        torch.set_num_threads(1)
+    set_threads(resolved)
     try:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def set_threads(resolved: Resolved) -> None:
+    """The same, for good: in a process that does nothing else."""
+    import torch
+
+    if resolved.weight_bytes < SMALL_MODEL_BYTES:
+        torch.set_num_threads(1)

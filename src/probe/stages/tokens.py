@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 
 from rich.markup import escape
 
@@ -30,6 +31,7 @@ def show_tokens(study: Study, *, persona: str | None = None, case: str | None = 
     resolved = resolve(study)
     tokenizer = resolved.tokenizer
     study = with_given_texts(study, tokenizer_identity(tokenizer)["tokenizer_sha256"])
+    study = replace(study, interventions=())  # they change no token
     found: list[CellTokens] = []
     refused: list[tuple[Cell, RowRefused]] = []
     for cell in _first_cells(study, resolved.placement, persona, case):
