@@ -35,7 +35,7 @@ def test_run_and_capture_have_the_same_options_but_for_those_of_the_analyses() -
     def options(name: str) -> set[str]:
         return {parameter.name for parameter in commands()[name].params}
 
-    assert options("run") - options("capture") == {"out", "dry_run"}
+    assert options("run") - options("capture") == {"out", "dry_run", "hardware"}
     assert not options("capture") - options("run")
     assert {"limit", "set_", "store", "fresh"} <= options("capture")
 

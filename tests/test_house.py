@@ -21,7 +21,7 @@ TORCH_ROOMS = {"models", "capture", "engines", "stages", "cli"}
 LAZY_ROOMS = {"stages", "cli"}
 NUMPY_WING = {"behaviour", "mechanism", "interop", "report"}
 TORCH_WING = {"models", "capture", "engines"}
-ONE_FILE_EACH = ("transformer_lens", "nnsight")
+ONE_FILE_EACH = ("transformer_lens", "nnsight", "ray", "submitit")
 NUMPY_ONLY = {"values", "organism"}
 
 
@@ -59,8 +59,8 @@ def room_of(path: Path) -> str:
 
 
 def room_named(name: str) -> str:
-    """The command line is one room in several files: ``cli``, ``cli_options``, ``cli_store``."""
-    return "cli" if name in ("cli_options", "cli_store") else name
+    """The command line is one room in several files: ``cli``, ``cli_options``, ``cli_store``, ..."""
+    return "cli" if name.startswith("cli_") else name
 
 
 def broken_rules(files: dict[Path, str]) -> list[str]:

@@ -18,6 +18,7 @@ _HOMES = {
     "new_study": "probe.study",
     "run": "probe.stages.api",
     "CapturePolicy": "probe.stages.capture",
+    "Engine": "probe.engines",
     "metrics": "probe.stages.api",
     "compare": "probe.stages.api",
     "noise_floor": "probe.stages.api",
@@ -37,6 +38,8 @@ _HOMES = {
     "lens": "probe.stages.lens:lens_tables",
     "relate": "probe.stages.relate",
     "swap": "probe.stages.swap:text_swap",
+    "patch": "probe.stages.patch",
+    "steer": "probe.stages.steer:prompt_against_steering",
     "import_store": "probe.stages.importing",
     "Origin": "probe.stages.importing",
     "open_store": "probe.store",
@@ -49,6 +52,11 @@ _HOMES = {
     "GivenText": "probe.values",
     "Site": "probe.values",
     "Direction": "probe.values",
+    "steering": "probe.values",
+    "Recipe": "probe.values",
+    "PerCase": "probe.values",
+    "Gate": "probe.values",
+    "Intervention": "probe.values",
     "Settings": "probe.behaviour",
     "Estimate": "probe.values",
     "ProbeError": "probe.values",
@@ -56,6 +64,7 @@ _HOMES = {
 
 if TYPE_CHECKING:
     from probe.behaviour import Settings, agreement, rankings
+    from probe.engines import Engine
     from probe.stages.analysis import Question
     from probe.stages.api import (
         causes,
@@ -74,27 +83,50 @@ if TYPE_CHECKING:
     from probe.stages.directions import make_directions as directions
     from probe.stages.importing import Origin, import_store
     from probe.stages.lens import lens_tables as lens
+    from probe.stages.patch import patch
     from probe.stages.probes import probe_store as probes
     from probe.stages.relate import relate
+    from probe.stages.steer import prompt_against_steering as steer
     from probe.stages.swap import text_swap as swap
     from probe.store import Store, open_store
     from probe.study import GivenSpec, LabelSpec, Study, new_study
-    from probe.values import Case, Condition, Direction, Estimate, GivenText, Option, Persona, ProbeError, Site, Task
+    from probe.values import (
+        Case,
+        Condition,
+        Direction,
+        Estimate,
+        Gate,
+        GivenText,
+        Intervention,
+        Option,
+        PerCase,
+        Persona,
+        ProbeError,
+        Recipe,
+        Site,
+        Task,
+        steering,
+    )
 
 __all__ = [
     "CapturePolicy",
     "Case",
     "Condition",
     "Direction",
+    "Engine",
     "Estimate",
+    "Gate",
     "GivenSpec",
     "GivenText",
+    "Intervention",
     "LabelSpec",
     "Option",
     "Origin",
+    "PerCase",
     "Persona",
     "ProbeError",
     "Question",
+    "Recipe",
     "Settings",
     "Site",
     "Store",
@@ -113,12 +145,15 @@ __all__ = [
     "new_study",
     "noise_floor",
     "open_store",
+    "patch",
     "probes",
     "rankings",
     "relate",
     "run",
     "save_directions",
     "shift",
+    "steer",
+    "steering",
     "swap",
     "tables",
     "variance_components",

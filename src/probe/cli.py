@@ -8,20 +8,24 @@ from typing import Annotated
 
 import typer
 
+from probe.cli_inside import inside_app
+from probe.cli_interop import export_app, import_app
 from probe.cli_options import (
     Backend,
     Base,
     ColumnNames,
+    EngineOptions,
     FiguresOption,
     Fresh,
     MetricsOptions,
     StoreOption,
     StudyFile,
     StudyOptions,
-    SwapOptions,
+    Target,
     column_names,
     expanded,
 )
+from probe.cli_steering import steering_app
 from probe.cli_store import store_app
 from probe.values import ProbeError
 
@@ -35,8 +39,20 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(store_app, name="store")
+app.add_typer(export_app, name="export")
+app.add_typer(import_app, name="import")
+app.add_typer(inside_app)
+app.add_typer(steering_app)
 
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the first prompt, the plan and its costs; run nothing.")]
+Hardware = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME[,FIGURE=NUMBER...]",
+        help="The device that --dry-run reckons with: a100, h100, h200 or cpu, and figures of your own.",
+        show_default="that of this machine",
+    ),
+]
 
 
 def main() -> None:
@@ -73,34 +89,58 @@ def new(directory: Annotated[Path, typer.Argument(metavar="DIR", help="A folder 
 
 @app.command()
 @expanded
-def run(options: StudyOptions, out: FiguresOption = None, dry_run: DryRun = False) -> None:
-    """Every stage the study names; running it again resumes."""
-    loaded = options.load()
+def run(
+    options: StudyOptions,
+    engine: EngineOptions,
+    out: FiguresOption = None,
+    dry_run: DryRun = False,
+    hardware: Hardware = None,
+) -> None:
+    """Every stage the study names, for each of its models; running it again resumes."""
+    if hardware is not None and not dry_run:
+        raise ProbeError("--hardware names the device that --dry-run reckons with, and chooses none; add --dry-run")
+    studies = options.load_all()
     if dry_run:
         from probe.stages.dry_run import dry_run as show
 
-        show(loaded, store=options.store)
+        for study in studies:
+            show(study, store=options.store, hardware=hardware, workers=engine.workers)
         return
-    from probe.stages.run import run_study
+    from probe.stages.run import run_studies
 
-    outcome = run_study(loaded, store=options.store, out=out, fresh=options.fresh, policy=options.policy)
-    sys.exit(outcome.exit_status)
+    policy = options.policy(engine.chosen)
+    sys.exit(run_studies(studies, store=options.store, out=out, fresh=options.fresh, policy=policy))
 
 
 @app.command()
 @expanded
-def capture(options: StudyOptions) -> None:
-    """The forward passes alone: fill the store of a study."""
+def capture(options: StudyOptions, engine: EngineOptions) -> None:
+    """The forward passes alone: fill the store of a study, or of each of its models."""
     from probe.stages.capture import capture as capture_study
 
-    outcome = capture_study(options.load(), store=options.store, fresh=options.fresh, policy=options.policy)
-    from probe.stages.terminal import announce_capture  # after the lock: it imports tables and figures
+    policy, status = options.policy(engine.chosen), 0
+    for study in options.load_all():
+        outcome = capture_study(study, store=options.store, fresh=options.fresh, policy=policy)
+        from probe.stages.terminal import announce_capture  # after the lock: it imports tables and figures
 
-    announce_capture(outcome)
-    sys.exit(outcome.exit_status)
+        announce_capture(outcome)
+        status = max(status, outcome.exit_status)
+    sys.exit(status)
 
 
-Target = Annotated[str, typer.Argument(metavar="STUDY|STORE", help="A study file, or the folder or URL of a store.")]
+@app.command()
+def across(
+    targets: Annotated[
+        list[str], typer.Argument(metavar="TARGET...", help="A study of several models; or stores, or tables.")
+    ],
+    base: Base = None,
+    out: FiguresOption = None,
+) -> None:
+    """One study in several models: each persona effect over models like these, sign flips, and whether ranks agree."""
+    from probe.stages.across import run_across
+    from probe.stages.analysis import Question
+
+    run_across(targets, Question(base=base), out=out)
 
 
 @app.command()
@@ -158,129 +198,6 @@ def parse(
         return
     asked = [letter.strip() for letter in letters.split(",")]
     show_text(None if str(target) == "-" else target, letters=asked, parser=parser)
-
-
-@app.command()
-def directions(target: Target, base: Base = None, store: StoreOption = None, out: FiguresOption = None) -> None:
-    """Where every persona moves the residual stream, layer by layer: size, likeness, stability; and its directions."""
-    from probe.stages.commands import run_directions
-
-    run_directions(target, store=store, base=base, out=out)
-
-
-@app.command()
-@expanded
-def swap(options: StudyOptions, asked: SwapOptions) -> None:
-    """Every persona's text under the other's prompt: does a persona act through its text, or at the answer itself?
-
-    STUDY.yaml may also be the folder of a store of such reads (cache/NAME-swap), which is then analysed alone.
-    """
-    from probe.stages.swap import run_swap
-
-    target = options.study if options.study.is_dir() else options.load()
-    status = run_swap(
-        target,
-        asked.request,
-        store=options.store,
-        fresh=options.fresh,
-        policy=options.policy,
-        margin=asked.margin,
-        out=asked.out,
-    )
-    sys.exit(status)
-
-
-@app.command()
-def relate(
-    target: Annotated[
-        str,
-        typer.Argument(metavar="STUDY|STORE|TABLE", help="A study, a store, or predictions (CSV, JSONL, Parquet)."),
-    ],
-    base: Base = None,
-    control: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="PERSONA", help="Whose wordings are the neutral base; repeatable.", show_default="role control"
-        ),
-    ] = None,
-    delta: Annotated[float, typer.Option(help="Margin of equivalence, in units of the outcome.")] = 0.1,
-    outcome: Annotated[
-        str, typer.Option(help="What is judged: expected_urgency, probability_high or accuracy.")
-    ] = "expected_urgency",
-    permutations: Annotated[int, typer.Option(min=19, help="Permutations behind each p.")] = 199,
-    options: Annotated[str | None, typer.Option(metavar="A,B,C", help="The labels in rising urgency.")] = None,
-    high_risk: Annotated[str | None, typer.Option(metavar="LABEL", help="The high-urgency label.")] = None,
-    site: Annotated[str, typer.Option(metavar="SITE", help="Where the latent label is read.")] = "prompt_end",
-    columns: ColumnNames = None,
-    store: StoreOption = None,
-    out: FiguresOption = None,
-) -> None:
-    """Where each persona's effect is visible, in the latent label or only in the stated one: a verdict for each."""
-    from probe.stages.analysis import Question
-    from probe.stages.relate import Asked, run_relate
-
-    question = Question(
-        base=base,
-        controls=tuple(control) if control else None,
-        options=None if options is None else tuple(label.strip() for label in options.split(",")),
-        high_risk=high_risk,
-        site=site,
-    )
-    asked = Asked(delta, outcome, permutations)
-    run_relate(target, question, asked, store=store, out=out, columns=column_names(columns))
-
-
-@app.command()
-def probes(
-    target: Target,
-    targets: Annotated[
-        str | None,
-        typer.Option(metavar="A,B", help="persona, reference, urgent, latent, stated, disagreement, correct, ..."),
-    ] = None,
-    positions: Annotated[str | None, typer.Option(metavar="A,B", help="Only these positions.")] = None,
-    layers: Annotated[str | None, typer.Option(metavar="0,8,16", help="Only these residual points.")] = None,
-    permutations: Annotated[int, typer.Option(min=0, help="Permutations behind each p; 0: no test.")] = 200,
-    folds: Annotated[int, typer.Option(min=3, help="Folds of case families.")] = 5,
-    families_move: Annotated[
-        bool, typer.Option("--families-move", help="Permutations move whole families (of near copies), not cases.")
-    ] = False,
-    logistic: Annotated[
-        bool, typer.Option("--logistic", help="Logistic probes beside the ridge: slow, without permutations.")
-    ] = False,
-    store: StoreOption = None,
-    out: FiguresOption = None,
-) -> None:
-    """What a linear probe reads at every layer and position, beside its null, controls and plain baselines."""
-    from probe.stages.probes import asked_of, run_probes
-
-    asked = asked_of(
-        targets,
-        positions,
-        layers,
-        permutations=permutations,
-        folds=folds,
-        families_move=families_move,
-        logistic=logistic,
-    )
-    run_probes(target, asked, store=store, out=out)
-
-
-@app.command()
-def lens(
-    target: Target,
-    base: Base = None,
-    content_free: Annotated[
-        list[str] | None,
-        typer.Option(metavar="CASE", help="A case whose input says nothing; repeatable.", show_default="N/A, [MASK]"),
-    ] = None,
-    pictures: Annotated[bool, typer.Option(help="Also what probes can read of each persona, in a picture.")] = True,
-    store: StoreOption = None,
-    out: FiguresOption = None,
-) -> None:
-    """Label contrasts at every layer through the model's own unembedding, and what carries each persona's shift."""
-    from probe.stages.lens import run_lens
-
-    run_lens(target, store=store, base=base, content_free=content_free or (), pictures=pictures, out=out)
 
 
 @app.command()

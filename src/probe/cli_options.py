@@ -17,6 +17,7 @@ import typer
 from probe.values import ProbeError
 
 if TYPE_CHECKING:
+    from probe.engines import Engine
     from probe.stages.analysis import Question
     from probe.stages.capture import CapturePolicy
     from probe.stages.swap import SwapRequest
@@ -30,6 +31,7 @@ FiguresOption = Annotated[
     Path | None, typer.Option("--out", help="Where tables, figures and report go.", show_default="figures/<name>")
 ]
 
+Target = Annotated[str, typer.Argument(metavar="STUDY|STORE", help="A study file, or the folder or URL of a store.")]
 Base = Annotated[str | None, typer.Option(help="The persona that the others are compared with.")]
 ColumnNames = Annotated[
     list[str] | None,
@@ -49,7 +51,6 @@ class StudyOptions:
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, mps, ...")] = None
     dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")] = None
     backend: Backend = None
-    engine: Annotated[str, typer.Option(help="Where shards run: local.")] = "local"
     seed: Annotated[
         int | None, typer.Option(min=0, help="Seed of the split into fitting and judging cases, not of sampling.")
     ] = None
@@ -83,9 +84,9 @@ class StudyOptions:
 
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Capture rows again that failed before.")] = False
 
-    @property
-    def policy(self) -> CapturePolicy:
-        """How the capture treats what it finds."""
+    def policy(self, engine: Engine | None = None) -> CapturePolicy:
+        """How the capture treats what it finds, and where it runs, by default in this process."""
+        from probe.engines import Engine
         from probe.stages.capture import CapturePolicy
         from probe.store import ON_CHANGED, Share
 
@@ -94,15 +95,39 @@ class StudyOptions:
             raise ProbeError(f"--on-changed is one of {', '.join(ON_CHANGED)}; found {self.on_changed!r}")
         share = None if self.writer is None else Share.parse(self.writer)
         return CapturePolicy(
-            known[self.on_changed], share, self.allow_nonfinite, self.strict_numerics, self.retry_failed
+            on_changed=known[self.on_changed],
+            share=share,
+            allow_nonfinite=self.allow_nonfinite,
+            strict_numerics=self.strict_numerics,
+            retry_failed=self.retry_failed,
+            engine=engine or Engine(),
         )
 
     def load(self) -> Study:
         """The study with the other options as overrides; ``--set`` comes last and wins."""
         from probe.study import Study
 
-        if self.engine != "local":
-            raise ProbeError(f"engine {self.engine!r} is not part of this version; it has: local")
+        return Study.load(self.study, overrides=self.overrides, limit=self.limit)
+
+    def load_all(self) -> tuple[Study, ...]:
+        """The study once for each of its models, with the other options as overrides.
+
+        Raises:
+            ProbeError: there are several, and one place is named for the captures of all.
+        """
+        from probe.study import Study
+
+        studies = Study.load_all(self.study, overrides=self.overrides, limit=self.limit)
+        if len(studies) > 1 and self.store is not None:
+            raise ProbeError(
+                f"--store is the place of one model's captures, and {self.study} names {len(studies)}; leave it out: "
+                "each has its own, cache/<name>.<model>"
+            )
+        return studies
+
+    @property
+    def overrides(self) -> list[str]:
+        """The options that change settings of the study, as ``--set`` writes them."""
         named = {
             "capture.batch_size": self.batch_size,
             "model.device": self.device,
@@ -110,8 +135,7 @@ class StudyOptions:
             "model.backend": self.backend,
             "split_seed": self.seed,
         }
-        settings = [f"{key}={value}" for key, value in named.items() if value is not None]
-        return Study.load(self.study, overrides=[*settings, *(self.set_ or [])], limit=self.limit)
+        return [*(f"{key}={value}" for key, value in named.items() if value is not None), *(self.set_ or [])]
 
 
 @dataclass(frozen=True)
@@ -137,6 +161,51 @@ class SwapOptions:
         from probe.stages.swap import SwapRequest
 
         return SwapRequest(self.base, self.all_pairs, self.mask, tuple(self.mask_word or ()))
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """Where ``run`` and ``capture`` run their shards."""
+
+    engine: Annotated[str, typer.Option(metavar="local|ray|slurm", help="Where shards run (docs/scale.md).")] = "local"
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processes that hold the model.", show_default="1; on Ray, as many as fit"),
+    ] = None
+    address: Annotated[
+        str | None, typer.Option(help="The Ray cluster: auto or HOST:PORT.", show_default="one that is found")
+    ] = None
+    gpus_per_worker: Annotated[
+        float | None,
+        typer.Option(min=0, help="Devices of each worker; .5 shares one.", show_default="1 if the study runs on CUDA"),
+    ] = None
+    cpus_per_worker: Annotated[
+        int | None,
+        typer.Option(min=1, help="Cores and threads of each worker.", show_default="1; local workers share all"),
+    ] = None
+    slurm: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE", help="A parameter of submitit: slurm_partition=gpu, timeout_min=240, ...; repeatable."
+        ),
+    ] = None
+
+    @property
+    def chosen(self) -> Engine:
+        """The engine.
+
+        Raises:
+            ProbeError: there is no such engine, or an option is not one of it.
+        """
+        from probe.engines import Engine
+
+        parameters: dict[str, str | int] = {}
+        for text in self.slurm or ():
+            key, equals, value = text.partition("=")
+            if not key or not equals or not value:
+                raise ProbeError(f"--slurm is written KEY=VALUE, as slurm_partition=gpu; found {text!r}")
+            parameters[key] = int(value) if value.isdecimal() else value
+        return Engine(self.engine, self.workers, self.address, self.gpus_per_worker, self.cpus_per_worker, parameters)
 
 
 @dataclass(frozen=True)
