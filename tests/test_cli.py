@@ -172,7 +172,7 @@ def test_a_second_writer_is_refused_before_torch_is_imported(folder: Path) -> No
 def test_wrong_usage_is_status_2(folder: Path) -> None:
     assert probe(folder, "run").returncode == 2
     assert probe(folder, "fly").returncode == 2
-    assert probe(folder, "run", "study.yaml", "--engine", "ray").returncode == 1
+    assert probe(folder, "run", "study.yaml", "--engine", "moon").returncode == 1  # a refusal, not a wrong usage
     missing = probe(folder, "run", "nowhere.yaml")
     assert missing.returncode == 1
     assert "nowhere.yaml" in missing.stderr
