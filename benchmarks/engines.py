@@ -55,7 +55,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="few rows, to see that all of it runs")
     parser.add_argument("--write", type=Path, metavar="PAGE", help="put the table between the marks of this page")
     chosen = parser.parse_args()
-    preparation.SHARD_ROWS = 4 if chosen.quick else ROWS
+    preparation.SHARD_ROWS = preparation.SMALLEST_SHARD if chosen.quick else ROWS
     preparation.SHARD_SECONDS = 10**6
     with tempfile.TemporaryDirectory() as folder:
         model = save_model(Path(folder) / "model", quick=chosen.quick)
