@@ -108,8 +108,9 @@ class PatchOptions:
     """What ``patch`` is asked beside the options of a run."""
 
     base: Base = None
-    personas: Annotated[
-        str | None, typer.Option(metavar="A,B", help="Whose runs are patched.", show_default="all but the base")
+    persona: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PERSONA", help="Only this persona's runs; repeatable.", show_default="all but the base"),
     ] = None
     reads: Annotated[str, typer.Option(metavar="A,B", help="The labels that are read.")] = "latent,stated"
     text: Annotated[str, typer.Option(metavar="base|own", help="Whose text is forced before its letter.")] = "base"
@@ -143,7 +144,7 @@ class PatchOptions:
         from probe.stages.patch_request import PatchRequest
 
         return PatchRequest(
-            personas=_listed(self.personas) or (),
+            personas=tuple(self.persona or ()),
             reads=_listed(self.reads) or (),
             text=self.text,
             cases=self.cases or None,

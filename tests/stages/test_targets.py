@@ -11,7 +11,8 @@ import probe
 from probe.behaviour import CUTS, Settings
 from probe.stages.analysis import Question, behaviour_tables
 from probe.stages.commands import run_metrics
-from probe.stages.targets import read_table
+from probe.stages.targets import open_target, read_table
+from probe.study.scaffold import new_study
 from probe.values import ProbeError
 
 CSV = """\
@@ -124,3 +125,14 @@ def test_a_store_that_would_not_be_read_is_refused(tmp_path: Path) -> None:
         with pytest.raises(ProbeError, match="is no study file; leave it out"):
             run_metrics(target, Question(), store=tmp_path / "store", out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_study_without_captures_is_told_what_makes_them(tmp_path: Path) -> None:
+    file = next(path for path in new_study(tmp_path / "mine") if path.name == "study.yaml")
+    for store, named in ((None, "cache"), (tmp_path / "elsewhere", "elsewhere")):
+        with pytest.raises(ProbeError, match=rf"mine.*has no captures.*{named}.*probe capture .*study.yaml"):
+            open_target(file, store=store)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "manifest.json").write_text("{")
+    with pytest.raises(ProbeError, match="is damaged"):
+        open_target(file, store=tmp_path / "elsewhere")

@@ -13,7 +13,7 @@ from pandas.errors import ParserWarning
 from probe.behaviour import rename_columns
 from probe.stages.terminal import say
 from probe.store import Store, open_store
-from probe.values import ProbeError
+from probe.values import NoStore, ProbeError
 from probe.values.nearest import nearest
 
 TABLES = (".csv", ".jsonl", ".parquet")
@@ -56,7 +56,14 @@ def open_target(target: str | Path, *, store: str | Path | None = None) -> tuple
         from probe.study import Study
 
         study = Study.load(target)
-        return study.name, _open(store_path(study, store))
+        where = store_path(study, store)
+        try:
+            return study.name, _open(where)
+        except NoStore as error:
+            raise ProbeError(
+                f"the study {target} has no captures: there is no store at {where}; "
+                f"make it with: probe capture {target}{'' if store is None else f' --store {store}'}"
+            ) from error
     raise ProbeError(f"{target} is neither a study file (.yaml) nor the folder of a store")
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from probe.store.places import Place, open_place
-from probe.values import STREAMS, StoreError, StoreMismatch, canonical_json, sha256_of
+from probe.values import STREAMS, NoStore, StoreError, StoreMismatch, canonical_json, sha256_of
 
 FILE = "manifest.json"
 SCHEMA = "persona-acts/1"
@@ -172,7 +172,7 @@ def read_manifest(path: Path | Place) -> dict[str, Any]:
     try:
         manifest = json.loads(place.read(FILE))
     except FileNotFoundError:
-        raise StoreError(f"a store has a manifest.json, and {place.url} has none; check the path") from None
+        raise NoStore(f"a store has a manifest.json, and {place.url} has none; check the path") from None
     except OSError as error:
         raise StoreError(f"{file} cannot be read: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:

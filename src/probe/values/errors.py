@@ -35,6 +35,10 @@ class StoreError(ProbeError):
     """A store cannot be opened or written as asked."""
 
 
+class NoStore(StoreError):
+    """Nothing that was written by this tool lies where a store was looked for."""
+
+
 class StoreMismatch(StoreError):
     """A store was captured under another identity (model, template, capture settings)."""
 
