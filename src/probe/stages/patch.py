@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 Key = TypeVar("Key", bound=tuple[str, ...])
 
-PATCH_VERSION = "1"
+PATCH_VERSION = "2"
 """Changes when the same unit would be read otherwise: finished parts of another version are not taken over."""
 
 
@@ -105,7 +105,7 @@ def plan_patch(
     from probe.stages.capture import capture
     from probe.stages.patch_plan import PatchPlanner, patched_personas
     from probe.stages.patch_texts import stated_texts
-    from probe.stages.resolution import resolve
+    from probe.stages.resolution import model_identity, resolve
 
     personas = patched_personas(study, request.personas)
     texts = {}
@@ -113,7 +113,7 @@ def plan_patch(
         source = open_store(capture(study, store=store_path(study, store), policy=policy).store, warn=False)
         texts = stated_texts(source, personas if request.text == "own" else [study.base])
     resolved = resolve(replace(study, capture=replace(study.capture, streams=("resid",))))
-    return resolved, PatchPlanner(resolved, request, texts).plan(_model(resolved))
+    return resolved, PatchPlanner(resolved, request, texts).plan(sha256_of([model_identity(resolved), PATCH_VERSION]))
 
 
 def grid_as_the_model_has(grid: Grid, backend: Backend, asked: Sequence[str] | None) -> tuple[Grid, dict[str, str]]:
@@ -136,14 +136,6 @@ def grid_as_the_model_has(grid: Grid, backend: Backend, asked: Sequence[str] | N
     ):
         missing[HEAD_OUT] = "its configuration does not say how many heads stand side by side"
     return replace(grid, streams=tuple(name for name in grid.streams if name not in missing)), missing
-
-
-def _model(resolved: Resolved) -> str:
-    """What reads depend on beside their tokens: weights, numerics, and how they are made."""
-    from probe.models import weights_identity
-
-    identity = weights_identity(resolved.source)
-    return sha256_of([identity, resolved.compute_dtype, resolved.study.model.backend, PATCH_VERSION])
 
 
 def _record(resolved: Resolved, asked: PatchRequest, plan: PatchPlan, missing: Mapping[str, str]) -> Record:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from probe.capture import Sampling
-from probe.models import ModelShape, ModelSource, find_model, read_shape
+from probe.models import ModelShape, ModelSource, find_model, read_shape, weights_identity
 from probe.models.footprint import Footprint, read_footprint
 from probe.models.loading import compute_dtype, device_kind
 from probe.models.points import HookPoint, points_of
@@ -84,7 +84,8 @@ class Resolved:
 def resolve(study: Study, device: str | None = None) -> Resolved:
     """Find the model and decide what the study left open.
 
-    ``device`` is the kind that computes, where that is not this machine.
+    ``device`` is the kind that computes, where that is not this machine. A model on NDIF is read in the checkpoint's
+    own dtype, as on any accelerator, and asks for no device here.
 
     Raises:
         ModelError: the model, its tokenizer or its chat template cannot serve the study.
@@ -98,9 +99,10 @@ def resolve(study: Study, device: str | None = None) -> Resolved:
     )
     asked = study.capture.special_tokens
     builder = PromptBuilder(tokenizer, study.task, literal=asked == "literal", tags=asked == "tags")
-    device = device or device_kind(model.device)
+    hosted = model.remote is True
+    device = device or ("cpu" if hosted else device_kind(model.device))
     footprint = read_footprint(source)
-    computing = compute_dtype(model.dtype, device, footprint.dtype)
+    computing = compute_dtype(model.dtype, "ndif" if hosted else device, footprint.dtype)
     batch_size = study.capture.batch_size
     return Resolved(
         study=study,
@@ -139,3 +141,9 @@ def _stored_dtype(study: Study, computing: str) -> str:
     if study.capture.dtype != "auto":
         return study.capture.dtype
     return "float32" if computing == "float16" else computing
+
+
+def model_identity(resolved: Resolved) -> list[object]:
+    """What the numbers of a forward depend on beside its tokens: weights, dtype, backend and attention."""
+    model = resolved.study.model
+    return [weights_identity(resolved.source), resolved.compute_dtype, model.backend, model.attn_implementation]

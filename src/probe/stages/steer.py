@@ -14,14 +14,16 @@ from probe.mechanism.steering.comparison import patterns, recovery, shifts, stan
 from probe.mechanism.steering.controls import RANDOM
 from probe.mechanism.steering.costs import cost_table
 from probe.stages.analysis import save_tables
+from probe.stages.interrupts import Interrupted, terminable
 from probe.stages.places import figures_path, store_path
 from probe.store import Store, open_store
 from probe.study import Study
-from probe.values import ProbeError
+from probe.values import ProbeError, StoreError, sha256_of
 
 if TYPE_CHECKING:
     from probe.stages.capture import CaptureOutcome, CapturePolicy
     from probe.stages.steer_bench import Bench
+    from probe.stages.steer_kept import KeptReads
     from probe.stages.steer_labels import LabelResult
     from probe.stages.steer_scene import Scene, SteerRequest
 
@@ -86,9 +88,9 @@ def prompt_against_steering(
 ) -> SteerTables:
     """Every persona of a study prompted and steered, with all controls at equal dose, judged on held-out cases.
 
-    What is not captured yet is captured first, into ``store`` (by default ``cache/<study name>``); answers that the
-    arms write lie beside it (``-steer``). A second call resumes captures and answers; label reads are not kept and are
-    run again. ``fresh`` starts the answers again and leaves the captures.
+    What is not captured yet is captured first, into ``store`` (by default ``cache/<study name>``); label reads
+    (``-steer-reads``) and the answers that the arms write (``-steer``) lie beside it. A second call resumes all of
+    them. ``fresh`` starts reads and answers again and leaves the captures.
 
     Raises:
         ProbeError: the study, the model or a store refuses, or nothing can be compared.
@@ -96,8 +98,6 @@ def prompt_against_steering(
     """
     from probe.stages.capture import capture
     from probe.stages.resolution import resolve
-    from probe.stages.running import load_model, threads_for
-    from probe.stages.steer_bench import Bench
     from probe.stages.steer_scene import SteerRequest, base_of, scene_of
 
     if policy is not None and policy.share:
@@ -110,12 +110,39 @@ def prompt_against_steering(
     source = open_store(capture(study, store=path, policy=policy).store, warn=False)
     resolved = resolve(study)
     scene = scene_of(study, resolved, source, asked)
-    with threads_for(resolved):
-        bench = Bench(scene, load_model(resolved))
-        results, notes = label_results(bench)
-        costs = _off_target(bench, results)
+    results, notes, costs = _label_reads(scene, kept_reads(scene, path), fresh=fresh)
     written = write_answers(scene, results, path, fresh=fresh, policy=policy) if asked.text_cases else None
     return steer_tables(scene, results, costs, written, notes)
+
+
+def _label_reads(
+    scene: Scene, kept: KeptReads, *, fresh: bool
+) -> tuple[dict[str, LabelResult], tuple[str, ...], list[pd.DataFrame]]:
+    """All that is read without writing: results, notes, and costs on the other task."""
+    from probe.stages.running import load_model, threads_for
+    from probe.stages.steer_bench import Bench
+
+    if fresh:
+        kept.clear()
+    with threads_for(scene.resolved), terminable():
+        try:
+            bench = Bench(scene, load_model(scene.resolved), kept)
+            results, notes = label_results(bench)
+            return results, notes, _off_target(bench, results)
+        except KeyboardInterrupt as interrupt:
+            raise Interrupted(
+                f"interrupted: label reads so far are kept in {kept.folder}; run the same command again to continue",
+                143 if interrupt.args else 130,
+            ) from None
+
+
+def kept_reads(scene: Scene, path: str | Path) -> KeptReads:
+    """Where the label reads of a scene are kept: beside the store of its captures, in ``cache/`` if that is a URL."""
+    from probe.stages.resolution import model_identity
+    from probe.stages.steer_kept import SUFFIX, KeptReads
+
+    local = Path("cache") / scene.study.name if isinstance(path, str) else path
+    return KeptReads(local.with_name(local.name + SUFFIX), sha256_of(model_identity(scene.resolved)))
 
 
 def label_results(bench: Bench) -> tuple[dict[str, LabelResult], tuple[str, ...]]:
@@ -131,6 +158,8 @@ def label_results(bench: Bench) -> tuple[dict[str, LabelResult], tuple[str, ...]
         try:
             found[persona] = PersonaRun(bench, persona).result()
             notes += [f"{persona}: {note}" for note in found[persona].notes]
+        except StoreError:  # reads that cannot be kept are no fact about a persona
+            raise
         except ProbeError as error:
             notes.append(f"{persona}: {error}")
     if not found:

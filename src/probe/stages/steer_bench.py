@@ -11,10 +11,12 @@ from jaxtyping import Float
 from probe.capture import PassInput
 from probe.mechanism.steering import controls
 from probe.mechanism.steering.dose import GRID, DoseCurve, EqualDose
-from probe.models.points import HookPoint, residual_points
+from probe.models.points import residual_points
 from probe.models.protocol import Backend
+from probe.stages.steer_kept import KeptReads
+from probe.stages.steer_reads import Edits, Reads, SweepOrder
 from probe.stages.steer_scene import Prompted, Scene
-from probe.stages.steer_sweeps import Edits, Reads, read_sweep, same_for_all
+from probe.stages.steer_sweeps import read_sweep
 from probe.values import Case, Intervention, ProbeError
 
 N_SPLITS = 9
@@ -53,10 +55,12 @@ class Dosed:
 
 @dataclass(eq=False)
 class Bench:
-    """A model with the rows of a scene; what was measured of shared directions is kept for the next persona."""
+    """A model with the rows of a scene; what was measured of shared directions is there for the next persona, and what
+    ``kept`` holds for the next run."""
 
     scene: Scene
     backend: Backend
+    kept: KeptReads | None = None
     _rows: dict[tuple[Prompted, tuple[str, ...]], list[PassInput]] = field(default_factory=dict)
     _banks: dict[int, tuple[list[Push], list[DoseCurve], tuple[str, ...]]] = field(default_factory=dict)
 
@@ -89,22 +93,19 @@ class Bench:
         what: str = "",
     ) -> Reads:
         """Labels under every arm; the arms are the same for all cases, or ``per_case`` a list for each."""
-        rows = self.rows(prompted, cases)
-        every = list(arms) if per_case else same_for_all(rows, arms)  # type: ignore[arg-type]  # by per_case
-        return read_sweep(
-            self.backend,
+        rows, same = self.rows(prompted, cases), list(arms)
+        order = SweepOrder(
             rows,
-            every,  # type: ignore[arg-type]
-            against=[self.rows(one, cases) for one in against],
-            points=self.points(layers),
-            batch_size=self.scene.resolved.batch_size,
-            what=what,
+            same if per_case else [same for _ in rows],  # type: ignore[arg-type,misc]  # by per_case
+            [self.rows(one, cases) for one in against],
+            residual_points(layers),
         )
+        return self.sweep(order, what)
 
-    @staticmethod
-    def points(layers: tuple[int, ...]) -> tuple[HookPoint, ...]:
-        """Residual points, as a sweep takes them."""
-        return residual_points(layers)
+    def sweep(self, order: SweepOrder, what: str = "") -> Reads:
+        """The reads of an order, kept where the bench keeps what it reads."""
+        size = self.scene.resolved.batch_size
+        return read_sweep(self.backend, order, kept=self.kept, batch_size=size, what=what)
 
     def curves(self, pushes: Sequence[Push], what: str) -> list[DoseCurve]:
         """The doses of directions at the strengths that every one is tried at first."""

@@ -15,9 +15,9 @@ from probe.mechanism.steering.dose import EqualDose, equal_doses
 from probe.mechanism.steering.label_reads import divergence, outcomes
 from probe.mechanism.steering.response import chosen_layer, distances, dose_response, layer_row
 from probe.stages.steer_bench import Bench, Dosed, Push, ablation
+from probe.stages.steer_reads import Edits, Reads
 from probe.stages.steer_rules import by_rule
 from probe.stages.steer_scene import Prompted
-from probe.stages.steer_sweeps import Edits, Reads
 from probe.values import Case, ProbeError
 
 RUNGS = (-1.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)
@@ -184,11 +184,9 @@ class PersonaRun:
         scene, bench = self.bench.scene, self.bench
         cases, own = scene.parts["test"], dosed[0].push
         arms: list[Edits] = [(one.push.edit(one.dose.strength, bench.acts_at),) for one in dosed]
-        reads = bench.read(
-            bench.base, cases, arms, against=[self.prompt], layers=(own.layer,), what=f"{self.persona}: held-out cases"
-        )
+        reads = bench.read(bench.base, cases, arms, against=[self.prompt], what=f"{self.persona}: held-out cases")
         none = reads.arm(0, "none", scene.base)
-        prompted = self._prompted_arms(cases, own, reads)
+        prompted = self._prompted_arms(cases, own)
         zeroed = bench.read(bench.base, cases, [(ablation(own, 0.0, bench.acts_at),)], against=[self.prompt])
         prompted.append(zeroed.arm(1, "zeroed_base", "no persona, direction set to 0"))
         steered = [self._arm(reads, i + 1, one.push, one.dose) for i, one in enumerate(dosed)]
@@ -202,10 +200,10 @@ class PersonaRun:
             scene.request.margin,
         )
 
-    def _prompted_arms(self, cases: Sequence[Case], own: Push, plain: Reads) -> list[Arm]:
+    def _prompted_arms(self, cases: Sequence[Case], own: Push) -> list[Arm]:
         """The prompted run, the same with its own direction at the base's value and at 0, and a reworded prompt."""
         scene, bench = self.bench.scene, self.bench
-        assert plain.resid is not None
+        plain = bench.read(bench.base, cases, layers=(own.layer,))
         base_values = plain.resid[0, 0].astype(np.float64) @ own.unit
         ablated: list[list[Edits]] = [
             [(ablation(own, value, bench.acts_at),), (ablation(own, 0.0, bench.acts_at),)] for value in base_values
@@ -252,12 +250,10 @@ class PersonaRun:
         arms: list[Edits] = [(one.push.edit(one.dose.strength, bench.acts_at),) for one in drawn]
         reads = bench.read(bench.base, cases, arms, layers=layers, what=f"{self.persona}: distances")
         prompted = bench.read(self.prompt, cases, layers=layers, what=f"{self.persona}: distances")
-        assert reads.resid is not None and prompted.resid is not None
         resid = {"none": reads.resid[0], "prompted": prompted.resid[0]}
         resid |= {one.push.name: reads.resid[i + 1] for i, one in enumerate(drawn)}
         if (other := bench.scene.rewording(self.persona)) is not None:
             again = bench.read(other, cases, layers=layers, what=f"{self.persona}: distances").resid
-            assert again is not None
             resid["reworded"] = again[0]
         return distances(found, resid, layers)
 

@@ -10,10 +10,11 @@ import numpy as np
 from probe.capture import PassInput
 from probe.capture.planning import JobPlanner
 from probe.mechanism.steering.costs import CostsOf
+from probe.models.points import residual_points
 from probe.prompts import PromptBuilder
 from probe.stages.steer_bench import Bench, Dosed, ablation
+from probe.stages.steer_reads import Edits, Reads, SweepOrder
 from probe.stages.steer_scene import Prompted, Scene
-from probe.stages.steer_sweeps import Edits, Reads, read_sweep
 from probe.study.off_target import duration_twins, questions
 from probe.values import Case, Cell, Condition, Task
 
@@ -59,15 +60,13 @@ def off_target_costs(bench: Bench, persona: str, dosed: Sequence[Dosed]) -> tupl
     task = OffTarget.of(scene)
     own = dosed[0].push
     base, prompted = (task.rows(scene, one) for one in (bench.base, Prompted(persona)))
-    size = scene.resolved.batch_size
     arms: list[list[Edits]] = [[(one.push.edit(one.dose.strength, "prompt_end"),) for one in dosed]] * len(base)
-    plain = read_sweep(
-        bench.backend, base, arms, points=bench.points((own.layer,)), batch_size=size, what=f"{persona}: other task"
-    )
-    assert plain.resid is not None
-    values = plain.resid[0, 0].astype(np.float64) @ own.unit
+    what = f"{persona}: other task"
+    plain = bench.sweep(SweepOrder(base, arms), what)
+    there = bench.sweep(SweepOrder(base, [[]] * len(base), points=residual_points((own.layer,))))
+    values = there.resid[0, 0].astype(np.float64) @ own.unit
     ablated: list[list[Edits]] = [[(ablation(own, value, "prompt_end"),)] for value in values]
-    shown = read_sweep(bench.backend, prompted, ablated, against=[base], batch_size=size, what=f"{persona}: other task")
+    shown = bench.sweep(SweepOrder(prompted, ablated, [base]), what)
     found = [
         task_scores(task, "none", scene.base, plain, 0, plain.kl[0]),
         task_scores(task, "prompted", "prompted", shown, 0, shown.kl_to[0, :, 0]),
@@ -77,9 +76,7 @@ def off_target_costs(bench: Bench, persona: str, dosed: Sequence[Dosed]) -> tupl
         task_scores(task, one.push.kind, one.push.name, plain, i + 1, plain.kl[i + 1]) for i, one in enumerate(dosed)
     ]
     if (other := scene.rewording(persona)) is not None:
-        again = read_sweep(
-            bench.backend, task.rows(scene, other), [[] for _ in base], against=[base], batch_size=size, what="reworded"
-        )
+        again = bench.sweep(SweepOrder(task.rows(scene, other), [[]] * len(base), [base]), "reworded")
         found.append(task_scores(task, "reworded", "reworded", again, 0, again.kl_to[0, :, 0]))
     return task, found
 

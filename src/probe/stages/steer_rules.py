@@ -17,8 +17,8 @@ from probe.mechanism.steering.dose import GRID
 from probe.mechanism.steering.label_reads import log_ratios
 from probe.mechanism.steering.recovery import pattern
 from probe.stages.steer_bench import Bench, Dosed
+from probe.stages.steer_reads import Edits
 from probe.stages.steer_scene import Prompted
-from probe.stages.steer_sweeps import Edits
 from probe.values import ALL
 
 EQUAL_NORM, BEST_FIT = "equal norm", "best fit"

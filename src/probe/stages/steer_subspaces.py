@@ -11,8 +11,8 @@ from jaxtyping import Float
 from probe.mechanism.steering.label_reads import outcomes
 from probe.mechanism.steering.subspaces import principal_cosines, score_subspace
 from probe.stages.steer_bench import Bench
+from probe.stages.steer_reads import Edits
 from probe.stages.steer_scene import Prompted
-from probe.stages.steer_sweeps import Edits
 from probe.values import Case, Intervention, ProbeError
 
 Basis = Float[np.ndarray, "k width"]
@@ -46,7 +46,6 @@ def subspace_scores(
     layers = (layer,)
     donor = bench.read(Prompted(persona), held_out, layers=layers).resid
     plain = bench.read(bench.base, held_out, layers=layers).resid
-    assert donor is not None and plain is not None
     theirs, own = (one[0, 0].astype(np.float64) for one in (donor, plain))
     whole = np.eye(theirs.shape[1]) if known is None else known
     arms: list[list[Edits]] = []
