@@ -190,6 +190,17 @@ def test_help_answers_within_a_second_and_without_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_a_capture_loads_no_analysis_and_no_figures() -> None:
+    """Each process that captures pays for what it imports: every worker, and every command line."""
+    names = ("capture", "preparation", "running", "terminal", "workers")
+    code = "import sys\n" + "\n".join(f"import probe.stages.{name}" for name in names)
+    code += "\nprint(*{'matplotlib', 'probe.behaviour', 'probe.mechanism', 'probe.report'} & set(sys.modules))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.split() == []
+    control = subprocess.run([sys.executable, "-c", f"import probe.report\n{code}"], capture_output=True, text=True)
+    assert set(control.stdout.split()) >= {"matplotlib", "probe.report"}
+
+
 def test_a_backend_is_imported_only_where_it_is_asked_for() -> None:
     code = f"import sys, probe.models.loading; assert not {set(ONE_FILE_EACH)} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -18,6 +17,7 @@ from matplotlib.font_manager import FontProperties, fontManager, get_font
 from matplotlib.text import Text
 
 from probe.values import ALL
+from probe.values.visible import visible
 
 TEXT_WIDTH = 6.9
 """Width of a full text column in inches; figures are made at their print size."""
@@ -108,16 +108,6 @@ def shortened(text: str) -> str:
         return text
     # Long names of one study share their beginning more often than their end: keep both.
     return f"{text[:_HEAD]}…{text[_HEAD + 1 - _LONGEST_NAME :]}"
-
-
-def visible(text: str) -> str:
-    """Control characters and characters that reorder text are shown by their code, so that no name can hide."""
-    for character in sorted(c for c in set(text) if unicodedata.category(c) in _HIDDEN and c not in "\n\t"):
-        text = text.replace(character, f"⟨U+{ord(character):04X}⟩")
-    return text
-
-
-_HIDDEN = ("Cc", "Cf", "Co", "Cs")
 
 
 def drawable(text: str) -> str:

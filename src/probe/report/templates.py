@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from probe.report.style import visible
+from probe.values.visible import visible
 
 
 def render(name: str, **values: Any) -> str:

@@ -9,10 +9,10 @@ import numpy as np
 from probe.behaviour.pairing import SHARED
 from probe.mechanism import Activations, families_of
 from probe.mechanism.activations import LineSums
-from probe.mechanism.lens.reads import is_content_free
 from probe.store import Store, View
 from probe.store.set_reading import SiteSums
 from probe.store.set_reading import added_up as sums_of_view
+from probe.values.cases import is_content_free
 
 
 def activations(source: Store | View) -> Activations:

@@ -11,13 +11,13 @@ from rich.text import Text
 
 from probe.prompts import Parsed, parse_answer
 from probe.prompts.reasoning import answer_start
-from probe.report.style import visible
 from probe.stages.parsing import BUILTIN, Answer, answers, own_parser, parser_of
 from probe.stages.targets import open_target
 from probe.stages.terminal import console, say
 from probe.values import ParserSettings, ProbeError
 from probe.values.cells import STATUSES
 from probe.values.nearest import nearest
+from probe.values.visible import visible
 
 MARKS = "»", "«"
 """Around what was read, so that a file or a terminal without colours shows it too."""

@@ -12,12 +12,12 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
-from probe.report.style import visible
 from probe.stages.terminal import console, say
 from probe.store import open_store
 from probe.store.files import size_text
 from probe.store.repair import QUARANTINE
 from probe.store.seal import read_seal
+from probe.values.visible import visible
 
 PACKAGES = (
     *("persona-probe", "torch", "transformers", "tokenizers", "safetensors", "numpy", "scipy", "scikit-learn"),

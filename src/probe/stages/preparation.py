@@ -12,7 +12,6 @@ from tqdm import tqdm
 
 from probe.capture.planning import JobPlanner, Planned, PlannedCells, plan_jobs
 from probe.capture.sampling import SAMPLER_VERSION
-from probe.mechanism.lens.reads import is_content_free
 from probe.models import weights_identity
 from probe.organism import duration_task, planned, planned_duration, triage_task
 from probe.prompts import BUILDER_VERSION, AnswerSites, LetterVocabulary, parser_name, tokenizer_identity
@@ -23,6 +22,7 @@ from probe.store import Plan
 from probe.study import GenerationSpec, LabelSpec, Study
 from probe.values import Case, Cell, ParserSettings, canonical_json, sha256_of
 from probe.values.blocks import BLOCKS, block_of
+from probe.values.cases import is_content_free
 
 SHARD_ROWS = 256
 SHARD_BYTES = 256 * 2**20

@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from probe import report
-from probe.report.style import visible
 from probe.stages.absent_sites import absent_sentences
-from probe.stages.analysis import BehaviourTables
-from probe.stages.capture import CaptureOutcome
+from probe.values.visible import visible
+
+if TYPE_CHECKING:
+    from probe.stages.analysis import BehaviourTables
+    from probe.stages.capture import CaptureOutcome
 
 WIDE = 110
 """Columns of the widest table: the width where output goes to a file or a pipe."""
@@ -37,6 +39,8 @@ def show_metrics(tables: BehaviourTables, cells: pd.DataFrame, *, equal_mass: bo
 
     ``equal_mass`` shows the ECE over bins of equal mass in place of that over bins of equal width.
     """
+    from probe import report
+
     out = console()
     metrics = tables.metrics
     if equal_mass:

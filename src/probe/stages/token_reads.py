@@ -12,9 +12,9 @@ from rich.table import Table
 
 from probe.capture.planning import Job
 from probe.prompts import LabelTokens, PromptBuilder, continuation
-from probe.report.style import visible
 from probe.stages.terminal import say
 from probe.study import Study
+from probe.values.visible import visible
 
 LATER = {
     "answer": "the token before the letter that the parser accepts, once the answer is there",

@@ -26,3 +26,12 @@ class Case:
     family: str = ""
     choices: tuple[str, ...] | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+
+_SAYS_NOTHING = frozenset({"n/a", "na", "[mask]", "...", "…", "-", "none"})
+"""Inputs without content, after Zhao et al. 2021 (arXiv 2102.09690)."""
+
+
+def is_content_free(text: str) -> bool:
+    """Whether a case's input says nothing: ``N/A``, ``[MASK]``, ``...``."""
+    return text.strip().casefold() in _SAYS_NOTHING

@@ -19,7 +19,7 @@ from probe.mechanism.lens.head import (
     project,
     token_places,
 )
-from probe.mechanism.lens.reads import LensQuestion, is_content_free, read_lens
+from probe.mechanism.lens.reads import LensQuestion, read_lens
 from probe.values import ProbeError
 from tests.mechanism.lens.lens_scenes import IDS, OPTIONS, head_of, planted, site_of, table_of
 
@@ -135,11 +135,6 @@ def test_the_baseline_is_the_bases_content_free_case_or_its_mean_over_the_other_
     np.testing.assert_allclose(named.offset, np.broadcast_to(plain.lens[:, row][:, None], named.offset.shape))
     assert len({tuple(one) for one in np.round(plain.offset[3], 9).tolist()}) == 5  # one per fold, of the base alone
     np.testing.assert_array_equal(named.lens_label[-1], likeliest(named.final))  # at the last point: the model's own
-
-
-def test_what_is_content_free() -> None:
-    assert all(map(is_content_free, ("N/A", " n/a ", "[MASK]", "...")))
-    assert not any(map(is_content_free, ("A patient.", "No", "")))
 
 
 def test_a_readout_of_another_form_is_refused() -> None:

@@ -31,15 +31,6 @@ FOLDS = 5
 CONTENT_FREE = "content-free case"
 TRAINING_MEAN = "mean over training cases"
 
-_FREE = frozenset({"n/a", "na", "[mask]", "...", "…", "-", "none"})
-"""Inputs without content, after Zhao et al. 2021 (arXiv 2102.09690)."""
-
-
-def is_content_free(text: str) -> bool:
-    """Whether a case's input says nothing: ``N/A``, ``[MASK]``, ``...``."""
-    return text.strip().casefold() in _FREE
-
-
 def no_lens(position: str) -> str:
     """Why no cell has a lens at a position."""
     return (
