@@ -33,7 +33,7 @@ from probe.stages.patch_parts import PatchFolder
 from probe.stages.patch_plan import chosen_cases, partners
 from probe.stages.patch_request import PatchRequest
 from probe.stages.running import load_model
-from probe.stages.terminal_patch import show_patch
+from probe.stages.terminal_patch import _tell_mass, show_patch
 from probe.study import Study
 from probe.values import Case, ProbeError
 from tests.stages.taught_model import new_model, teach
@@ -242,7 +242,7 @@ def test_finished_parts_are_analysed_without_torch(folder: PatchFolder) -> None:
     code = (
         f"{WITHOUT_TORCH}\nfrom pathlib import Path\nimport probe.report.patching\n"
         "from probe.stages.patch import patch_tables\nfrom probe.stages.patch_parts import PatchFolder\n"
-        "from probe.stages.terminal_patch import show_patch\n"
+        "from probe.stages.terminal_patch import _tell_mass, show_patch\n"
         f"show_patch(patch_tables(PatchFolder(Path({str(folder.path)!r}))), 'expected_urgency')\n"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -297,3 +297,13 @@ def test_the_terminal_says_what_was_not_told(tables: PatchTables, capsys: pytest
     told = capsys.readouterr().out
     assert "2 pairs left out (stated label): text left out: letter first" in told
     assert "persona tokens not patched in 4 pairs (latent label): 1 tokens in the donor's run, 0 in the other" in told
+
+
+def test_labels_that_a_model_hardly_ever_gives_are_told_and_others_are_not(capsys: pytest.CaptureFixture[str]) -> None:
+    place = {"stratum": "all", "stream": "resid", "read": "latent"}
+    rows = [{"persona": persona, "mass": mass, **place} for persona, mass in (("nurse", 0.01), ("ghost", 0.9))] * 3
+    _tell_mass(pd.DataFrame(rows))
+    told = capsys.readouterr().out
+    assert "nurse: where the latent label is read the labels have .010" in told and "ghost" not in told
+    _tell_mass(pd.DataFrame(rows[1::2]))
+    assert capsys.readouterr().out == ""

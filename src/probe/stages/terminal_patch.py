@@ -14,6 +14,7 @@ from rich.text import Text
 from probe.mechanism.patching.estimates import TOLERANCE
 from probe.mechanism.patching.grid import DENOISING, HEAD_OUT, RESID
 from probe.mechanism.patching.groups import ALL_TOKENS, GROUPS
+from probe.mechanism.relation.verdicts import LEAST_MASS
 from probe.report.numbers import decimal, interval, listed, plural, signed
 from probe.report.patching import READ_NAMES, outcome_words
 from probe.report.patching_lines import GROUP_NAMES
@@ -49,6 +50,7 @@ def show_patch(tables: PatchTables, outcome: str) -> None:
     """The sentences and the checks, the share of each persona's effect by layer and tokens, heads, and roles."""
     _tell_sentences(tables.sentences)
     _tell_checks(tables, outcome)
+    _tell_mass(tables.labels)
     pooled = tables.effects[(tables.effects["stratum"] == ALL) & (tables.effects["outcome"] == outcome)]
     plain = pooled[(pooled["control"] == "") & (pooled["direction"] == DENOISING)]
     for read, own in plain.groupby("read", sort=False):
@@ -107,6 +109,20 @@ def _tell_checks(tables: PatchTables, outcome: str) -> None:
             f"{GROUP_NAMES.get(group, group)}{f' ({control})' if control else ''} not patched in {n:,} pairs "
             f"({read} label): {reason}"
         )
+
+
+def _tell_mass(labels: pd.DataFrame) -> None:
+    """A caution for each label that a model hardly ever gives: what is patched then is no preference of it."""
+    pooled = labels[(labels["stratum"] == ALL) & (labels["stream"] == RESID)]
+    for read, own in pooled.groupby("read", sort=False):
+        mass = own.groupby("persona", sort=False)["mass"].median()
+        rare = mass[mass < LEAST_MASS]
+        if len(rare):
+            say(
+                f"{listed([shown(persona) for persona in rare.index])}: where the {read} label is read the labels have "
+                f"{decimal(rare.max(), 3)} of the probability or less (median over patched reads), so shares are of an "
+                "effect on what this model hardly ever says"
+            )
 
 
 def _counts(table: pd.DataFrame, names: list[str]) -> list[tuple[tuple[str, ...], int]]:

@@ -101,7 +101,9 @@ def show_floor(floor: pd.DataFrame) -> None:
     if floor.empty:
         return
     k = int(floor["k"].max())
-    title = f"noise floor: distance from {k} neutral wordings (± what rewording does); * Holm-adjusted p < .05"
+    title = (
+        f"noise floor: distance from {plural(k, 'neutral wording')} (± what rewording does); * Holm-adjusted p < .05"
+    )
     _show_by_arm(floor, "metric", COMPARED, _above_floor, title)
 
 
