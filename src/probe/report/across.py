@@ -62,7 +62,7 @@ def draw_across(effects: pd.DataFrame, summary: pd.DataFrame, metrics: Sequence[
     """
     base = str(effects["base"].iloc[0])
     rows, whole = (one[(one["base"] == base) & one["metric"].isin(list(metrics))] for one in (effects, summary))
-    models, personas = (list(dict.fromkeys(effects[name])) for name in ("model", "persona"))
+    models, personas = (list(dict.fromkeys(rows[name])) for name in ("model", "persona"))
     hue, mark, place = colours(["", *models], ""), markers(models), dodged(len(models) + 1, 0.34)
     with styled():
         height = 0.9 + len(personas) * max(0.26, _ROW * (len(models) + 1))
@@ -132,23 +132,24 @@ def draw_ranks(effects: pd.DataFrame, agreement: pd.DataFrame, metrics: Sequence
     columns = min(PANELS, len(metrics))
     lines = -(-len(metrics) // columns)
     with styled():
-        figure = Figure(figsize=(TEXT_WIDTH, lines * (0.62 + 0.2 * len(personas)) + 0.5))
+        figure = Figure(figsize=(TEXT_WIDTH, lines * (0.8 + 0.2 * len(personas)) + 0.5))
         axes = figure.subplots(lines, columns, sharey=True, squeeze=False)
         for ax in axes.flat[len(metrics) :]:
             ax.set_axis_off()
         for ax, metric in zip(axes.flat, metrics, strict=False):
             wide = rows[rows["metric"] == metric].pivot(index="persona", columns="model", values="rank")
             ranks = wide.reindex(index=personas, columns=models).to_numpy(float)
-            ax.imshow(ranks, cmap="Greys_r", vmin=0, vmax=1.6 * len(personas), aspect="auto")
+            ax.imshow(depth := _depth(ranks), cmap="Greys", vmin=0, vmax=1, aspect="auto")
             for i, j in np.argwhere(~np.isnan(ranks)):
-                dark = ranks[i, j] < 0.55 * len(personas)
-                ax.text(j, i, f"{ranks[i, j]:g}", ha="center", va="center", fontsize=7, color="w" if dark else INK)
+                colour = "w" if depth[i, j] > 0.55 else INK
+                ax.text(j, i, f"{ranks[i, j]:g}", ha="center", va="center", fontsize=7, color=colour)
             ax.set_xticks(range(len(models)), [drawable(shortened(model)) for model in models], rotation=20, ha="right")
             named_rows(ax, [shown(persona) for persona in personas], lines=False)
             ax.grid(visible=False)
             for side in ax.spines.values():
                 side.set_color(BAND)
-            panel_title(ax, f"{metric_name(metric)}{_agreed(told, metric)}", columns)
+            panel_title(ax, metric_name(metric), columns)
+            ax.set_xlabel(_agreed(told, metric))
         caption = _RANKS.format(base=shown(base))
         return Drawn(laid_out(figure), rows.reset_index(drop=True), "The personas' order in every model", caption)
 
@@ -159,11 +160,17 @@ _RANKS = (
 )
 
 
+def _depth(ranks: np.ndarray) -> np.ndarray:
+    """How dark each rank is: the first .85, the last .05; ranks that are shared by many stay light enough to read."""
+    depth: np.ndarray = 0.85 - 0.8 * (ranks - 1) / max(ranks.shape[0] - 1, 1)
+    return depth
+
+
 def _agreed(told: pd.DataFrame, metric: str) -> str:
     if metric not in told.index or np.isnan(told["w"].astype(float)[metric]):
         return ""
     w, p = (float(told[name].astype(float)[metric]) for name in ("w", "p"))
-    return f" (W {decimal(w)}, p {p_value(p)})"
+    return f"W {decimal(w)}, p {p_value(p)}"
 
 
 @dataclass(frozen=True, eq=False)
