@@ -191,6 +191,8 @@ def _check_after_kill(path: Path, acknowledged: set[str], counts: Kills) -> None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ProbeWarning)  # of the rows that are still to come
             rows = store.table().row_id
+        named = {shard["name"] for run in store.runs() for shard in run["shards"]}
+        assert _shards(path).keys() <= named, f"{path} holds shards of which no run is known to have made them"
         assert rows.is_unique
         assert len(rows) == store.coverage().committed
 

@@ -8,20 +8,42 @@ import random
 import resource
 import signal
 import stat
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import store_samples as samples
-from store_processes import end, start_writer
+from store_processes import HERE, end, start_writer
 
 from probe.store import StoreLock, open_store, open_writer
+from probe.store.places import LocalPlace
 from probe.values import (
     DiskFull,
     StoreBusy,
     StoreError,
 )
+
+DIES = """
+import os, pathlib, signal, sys
+import store_writer
+from probe.store.places import LocalPlace
+
+write = LocalPlace.write
+
+def dies(place, name, parts, **options):
+    if not name.startswith("shards/"):
+        return write(place, name, parts, **options)
+    if sys.argv[2] == "after":
+        write(place, name, parts, **options)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+LocalPlace.write = dies
+store_writer.main(pathlib.Path(sys.argv[1]), 4, 0.0, print)
+"""
+"""A writer that is killed right before or right after its first shard stands."""
 
 
 def test_a_writer_killed_at_any_moment_and_run_again_ends_with_the_bytes_of_an_undisturbed_one(tmp_path):
@@ -216,4 +238,38 @@ def test_a_run_record_tells_what_an_invocation_committed_also_when_it_was_killed
     assert ended["exit_status"] == 0
     assert ended["started"] < ended["ended"]
     named = {shard["name"] for run in (killed, ended) for shard in run["shards"]}
-    assert len({shard.path.stem for shard in open_store(tmp_path / "s").shards} - named) <= 1  # killed in between
+    assert {shard.path.stem for shard in open_store(tmp_path / "s").shards} <= named
+
+
+@pytest.mark.parametrize(("moment", "standing", "made_by"), [("before", 0, 2), ("after", 1, 1)])
+def test_a_shard_stands_under_the_run_that_made_it_whenever_its_writer_is_killed(tmp_path, moment, standing, made_by):
+    writer = subprocess.run([sys.executable, "-c", DIES, tmp_path / "s", moment], cwd=HERE, check=False, timeout=60)
+    assert writer.returncode == -signal.SIGKILL
+    store = open_store(tmp_path / "s", warn=False)
+    (killed,) = store.runs()
+    (told,) = killed["shards"]
+    assert [shard.path.stem for shard in store.shards] == [told["name"]] * standing
+    assert list(store.provenance()["runs"]) == [(killed["id"],)] * 2 * standing
+    assert end(start_writer(tmp_path / "s", 4)) == 0
+    runs = open_store(tmp_path / "s").provenance()["runs"]
+    assert [len(of) for of in runs] == [made_by, made_by, 1, 1]  # killed before, it is made once more
+
+
+def test_a_shard_that_could_not_be_written_is_not_in_the_record_of_its_run(tmp_path, monkeypatch):
+    plan, write = samples.plan(), LocalPlace.write
+
+    def full(place, name, parts, **options):
+        if name.startswith("shards/"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(place, name, parts, **options)
+
+    with StoreLock.acquire(tmp_path / "s") as lock:
+        writer = open_writer(tmp_path / "s", samples.manifest(), lock=lock)
+        writer.add_plan(plan)
+        writer.start_run({})
+        first = writer.commit([samples.record(row) for row in plan.rows[:4]])
+        with monkeypatch.context() as patch, pytest.raises(DiskFull):
+            patch.setattr(LocalPlace, "write", full)
+            writer.commit([samples.record(row) for row in plan.rows[4:8]])
+        writer.finish_run(4)
+        assert [shard["name"] for shard in writer.runs()[0]["shards"]] == [first]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -153,16 +153,29 @@ class StoreWriter:
         require_unsealed(self.place, "to add rows")
         shard = pack(records, self._layout)
         name = f"{shard.name}.safetensors"
-        stands = self._size_of(name)
-        if stands != shard.size:
-            with suppress(FileExistsError):  # an object store in which another writer was faster: the same bytes
-                replace = stands is not None or isinstance(self.place, LocalPlace)
-                self._write(f"shards/{name}", shard.parts, shard.size, replace=replace)
+        with self._told({"name": shard.name, "rows": len(records), **(facts or {})}):
+            stands = self._size_of(name)
+            if stands != shard.size:
+                with suppress(FileExistsError):  # an object store in which another writer was faster: the same bytes
+                    replace = stands is not None or isinstance(self.place, LocalPlace)
+                    self._write(f"shards/{name}", shard.parts, shard.size, replace=replace)
         self._committed |= {(record.cell.row_id, record.prompt_sha) for record in records}
         self._forget_failures(records)
-        if self._run is not None:
-            self._record_run(shards=[*self._run["shards"], {"name": shard.name, "rows": len(records), **(facts or {})}])
         return shard.name
+
+    @contextmanager
+    def _told(self, shard: Mapping[str, Any]) -> Iterator[None]:
+        """The record of this run names a shard before it stands, so that none is ever without a run that made it."""
+        if self._run is None:
+            yield
+            return
+        before = self._run["shards"]
+        try:
+            self._record_run(shards=[*before, shard])
+            yield
+        except StoreError:
+            self._run["shards"] = before  # as the record will say when it is next written
+            raise
 
     def fail(self, cell: Cell, kind: str, reason: str, prompt_sha: str = "") -> None:
         """Record that a cell cannot be captured for good; it is tried again only if its prompt text changes.

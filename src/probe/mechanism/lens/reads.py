@@ -31,6 +31,7 @@ FOLDS = 5
 CONTENT_FREE = "content-free case"
 TRAINING_MEAN = "mean over training cases"
 
+
 def no_lens(position: str) -> str:
     """Why no cell has a lens at a position."""
     return (
