@@ -49,8 +49,19 @@ class StudyOptions:
     limit: Annotated[int | None, typer.Option(min=1, help="Only this many cases, spread over the strata.")] = None
     batch_size: Annotated[str | None, typer.Option(help="Prompts per forward pass: auto or a number.")] = None
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, mps, ...")] = None
+    device_map: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MAP",
+            help="Lay a model's blocks on several devices: auto, balanced, balanced_low_0 or sequential.",
+        ),
+    ] = None
+    tensor_parallel: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Cut every block of a model into N parts, a device for each.")
+    ] = None
     dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")] = None
     backend: Backend = None
+    remote: Annotated[bool, typer.Option("--remote", help="Run the model on NDIF, through --backend nnsight.")] = False
     seed: Annotated[
         int | None, typer.Option(min=0, help="Seed of the split into fitting and judging cases, not of sampling.")
     ] = None
@@ -131,8 +142,11 @@ class StudyOptions:
         named = {
             "capture.batch_size": self.batch_size,
             "model.device": self.device,
+            "model.device_map": self.device_map,
+            "model.tensor_parallel": self.tensor_parallel,
             "model.dtype": self.dtype,
             "model.backend": self.backend,
+            "model.remote": "true" if self.remote else None,
             "split_seed": self.seed,
         }
         return [*(f"{key}={value}" for key, value in named.items() if value is not None), *(self.set_ or [])]

@@ -114,6 +114,14 @@ def test_another_error_of_the_pass_is_not_taken_for_lack_of_memory(scene, monkey
         capture_shard(capturer, jobs, lambda n: None)
 
 
+def test_one_of_several_processes_that_hold_a_model_does_not_begin_again_alone(scene, monkeypatch):
+    capturer, jobs = scene
+    monkeypatch.setattr(capturer.backend, "facts", replace(capturer.backend.facts, tensor_parallel=2))
+    limited(monkeypatch, 3, MemoryError("no room"))
+    with pytest.raises(MemoryError, match="no room"):
+        capture_shard(capturer, jobs, lambda n: None)
+
+
 def test_a_row_that_does_not_fit_alone_fails_and_the_others_run(scene, monkeypatch):
     capturer, jobs = scene
     whole = capture_shard(capturer, jobs, lambda n: None)

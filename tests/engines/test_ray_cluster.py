@@ -141,7 +141,7 @@ def test_a_node_that_does_not_see_the_store_and_a_cluster_without_room_are_refus
     with pytest.raises(RunRefused, match=r"node .*: does not see it"):
         start_ray(engine, work, tickets=1, gpus=0, check=lambda: "does not see it")
     with pytest.raises(
-        probe.ProbeError, match="a worker needs 1 CPUs and 1 GPUs, and the Ray cluster has 2 CPUs and 0"
+        probe.ProbeError, match="a worker needs 1 CPUs and 1 GPUs on one node, and the Ray cluster has 2 CPUs and 0"
     ):
         start_ray(engine, work, tickets=1, gpus=1, check=lambda: "")
     with pytest.raises(probe.ProbeError, match=r"no Ray cluster answers at 127\.0\.0\.1:1"):

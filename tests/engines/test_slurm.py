@@ -96,7 +96,7 @@ def test_a_job_that_dies_costs_its_next_ticket_a_try_and_the_others_none(tmp_pat
     some._submit()
     executor.jobs[0].write()
     ended = some.ended(0)
-    crash = Crash("its job 7_0 ended as NODE_FAIL")
+    crash = Crash("its job 7_0 ended without an answer (NODE_FAIL)")
     assert [end for _, end in ended] == [Receipt(), Receipt(), crash, None, None]
     assert [ticket for ticket, _ in ended] == tickets(5)
 

@@ -83,5 +83,9 @@ def test_the_option_of_the_command_line_goes_before_the_study_file(tmp_path: Pat
     assert StudyOptions(file).load().model.backend == "hf"
     assert StudyOptions(file, backend="transformer-lens").load().model.backend == "transformer-lens"
     assert demo_study("nnsight").model.backend == "nnsight"
+    hosted = StudyOptions(file, backend="nnsight", remote=True, set_=["model.id=someone/model"]).load().model
+    assert (hosted.remote, StudyOptions(file).load().model.remote) == (True, False)
+    with pytest.raises(probe.ProbeError, match="only nnsight runs a model elsewhere, and the backend is 'hf'"):
+        StudyOptions(file, remote=True, set_=["model.id=someone/model"]).load()
     with pytest.raises(probe.ProbeError, match="The nearest known backend is 'nnsight'"):
         StudyOptions(file, backend="nnsigh").load()

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 import probe
+from probe.models.spread import DeviceMap
 from probe.stages import batch_size
 from probe.stages.capture import capture
 from probe.stages.costs import memory_bytes
@@ -61,20 +63,21 @@ def test_the_size_is_halved_until_the_estimate_fits(prepared: Preparation) -> No
 
 @dataclass
 class FakeMeter:
-    """A device on which a pass holds ``fixed`` bytes and ``row`` for each of its rows."""
+    """Devices on which a pass holds ``fixed`` bytes and ``row`` for each of its rows."""
 
-    free_bytes: int
+    free_bytes: tuple[int, ...]
     fixed: int
-    row: int
+    row: tuple[int, ...]
+    shares: tuple[float, ...] = (1.0,)
     seen: list[int] = field(default_factory=list)
 
-    def free(self) -> int:
+    def free(self) -> tuple[int, ...]:
         return self.free_bytes
 
-    def peak(self, work: Callable[[], Any]) -> int:
+    def peak(self, work: Callable[[], Any]) -> tuple[int, ...]:
         rows = len(work().records)
         self.seen.append(rows)
-        return self.fixed + rows * self.row
+        return tuple(self.fixed + rows * row for row in self.row)
 
 
 @pytest.mark.parametrize(("free", "expected"), [(100 * MIB, 64), (51 * MIB, 32), (4 * MIB, 2), (1, 1), (10**12, 128)])
@@ -83,13 +86,33 @@ def test_on_a_device_the_size_is_what_fits_by_the_bytes_that_a_pass_was_measured
 ) -> None:
     capturer = capturer_of(prepared.resolved, load_model(prepared.resolved))
     answer = 2 * prepared.resolved.footprint.cached * 4
-    meter = FakeMeter(free, fixed=MIB, row=MIB - answer)
+    meter = FakeMeter((free,), fixed=MIB, row=(MIB - answer,))
     size = batch_size.measured_batch(prepared, capturer, meter)
     assert meter.seen == [2, 8]  # few rows, then more: the difference is what a row holds
     assert size == expected
     held = MIB + size * MIB
     assert held <= 0.8 * free or size == 1
     assert held + size * MIB > 0.8 * free or size == batch_size.MOST
+
+
+def test_of_several_devices_the_one_that_holds_fewest_rows_decides(prepared: Preparation) -> None:
+    """Each holds the keys and values of its own blocks: three quarters of them on the first, a quarter on the other."""
+    capturer = capturer_of(prepared.resolved, load_model(prepared.resolved))
+    answer = 2 * prepared.resolved.footprint.cached * 4
+    shares = (0.75, 0.25)
+    row = tuple(MIB - round(share * answer) for share in shares)
+    for free, expected in (((51, 500), 32), ((500, 51), 32), ((100, 51), 32), ((100, 100), 64)):
+        meter = FakeMeter((free[0] * MIB, free[1] * MIB), MIB, row, shares)
+        assert batch_size.measured_batch(prepared, capturer, meter) == expected
+
+
+def test_the_memory_of_every_device_that_computes_is_metered() -> None:
+    laid = DeviceMap(("cuda:0", "cuda:1", "cuda:1", "cpu"), {"cpu": 8})
+    facts = SimpleNamespace(device=torch.device("cuda:0"), device_map=laid)
+    meter = batch_size.CudaMeter.of(facts)  # type: ignore[arg-type]
+    assert meter == batch_size.CudaMeter((torch.device("cuda:0"), torch.device("cuda:1")), (0.5, 0.5))
+    facts.device_map = None
+    assert batch_size.CudaMeter.of(facts) == batch_size.CudaMeter((torch.device("cuda:0"),), (1.0,))  # type: ignore[arg-type]
 
 
 def test_a_store_is_continued_with_the_size_of_its_plan_and_another_one_only_where_it_is_asked_for(

@@ -24,6 +24,7 @@ FACTS = {
     "backend": "hf",
     "device": "cpu",
     "device_name": "x86_64",
+    "device_map": None,
     "dtype": "float32",
     "attention": "sdpa",
     "batch_size": 4,
@@ -103,7 +104,7 @@ def test_other_numerics_are_told_and_recorded_or_refused_on_request(
     assert capture(study(limit=7, capture={"batch_size": 2}), store=store, policy=CapturePolicy(strict_numerics=True))
 
 
-@pytest.mark.parametrize("name", ["backend", "device", "device_name", "dtype", "attention", "batch_size", "threads"])
+@pytest.mark.parametrize("name", sorted({*FACTS} - {"versions"}))
 def test_each_thing_that_moves_low_bits_is_named(name: str) -> None:
     before = {**FACTS, "shards": [{"name": "x"}]}
     assert what_moved([before], FACTS) == []

@@ -61,7 +61,8 @@ def test_a_study_run_into_an_object_store_ends_with_the_shards_of_a_local_run_an
 def test_two_worker_processes_fill_an_object_store_with_the_shards_of_a_local_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("probe.stages.preparation.SHARD_ROWS", 2)
+    for limit in ("SHARD_ROWS", "SMALLEST_SHARD"):
+        monkeypatch.setattr(f"probe.stages.preparation.{limit}", 2)
     probe.run(study(), store=tmp_path / "store")
     with served() as bucket:
         url = f"{bucket}/{secrets.token_hex(4)}"

@@ -23,6 +23,7 @@ class Here:
 
     work: Work
     hook: Hook
+    gpus: float = 0.0
     room: int = 2
     workers: int = 2
     waiting: list[Ticket] = field(default_factory=list)
@@ -45,8 +46,8 @@ def work_here(monkeypatch: pytest.MonkeyPatch, hook: Hook = lambda ticket, attem
     """Let every engine run its tickets in this process; the pools that were opened."""
     pools: list[Here] = []
 
-    def open_here(engine: Engine, work: Work, **_: Any) -> Here:
-        pools.append(Here(work, hook))
+    def open_here(engine: Engine, work: Work, *, gpus: float, **_: Any) -> Here:
+        pools.append(Here(work, hook, gpus))
         return pools[-1]
 
     monkeypatch.setattr("probe.stages.elsewhere.open_pool", open_here)

@@ -130,7 +130,8 @@ def _ended(capturer: Capturer, jobs: Sequence[Job], size: int) -> Iterator[tuple
     try:
         yield from stream_pass(capturer.backend, rows, capturer.settings, capturer.vocabulary, batch_size=size)
     except (RuntimeError, MemoryError) as error:
-        if not _is_out_of_memory(error):
+        # Of processes that hold a model together one alone cannot begin again with fewer rows.
+        if not _is_out_of_memory(error) or capturer.backend.facts.tensor_parallel > 1:
             raise
     else:
         return

@@ -97,7 +97,7 @@ def put_donor(cache: SlotCache, tokens: Sequence[int], arrays: Sequence[tuple[in
         own = cache.layers[layer]
         assert isinstance(own, KeyValueLayer)
         for buffer, new in zip(own.buffers, donor, strict=True):
-            buffer[0, :, list(tokens)] = new
+            buffer[0, :, list(tokens)] = new.to(buffer.device)
 
 
 def outcome(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from probe.engines.groups import together
 from probe.engines.processes import Processes, environments
 from probe.engines.specs import Engine
 from probe.engines.supervision import Pool
@@ -37,6 +38,8 @@ def open_pool(engine: Engine, work: Work, *, tickets: int, gpus: float, folder: 
     Raises:
         ProbeError: the engine cannot be started as asked.
     """
+    local = engine.name == "local"
+    work = together(work, engine.group, threads=None if local else engine.threads, gpus=gpus)
     if engine.name == "ray":
         from probe.engines.ray_cluster import start_ray
 
@@ -52,7 +55,8 @@ def open_pool(engine: Engine, work: Work, *, tickets: int, gpus: float, folder: 
             "fewer --workers, or --gpus-per-worker with a part of one (0.5: two workers share a device)"
         )
     needed = min(workers, max(tickets, 1))
-    return Processes(work, environments(needed, gpus=gpus, cpus=engine.cpus_per_worker, devices=devices))
+    cpus, group = engine.cpus_per_worker, engine.group
+    return Processes(work, environments(needed, gpus=gpus, cpus=cpus, devices=devices, group=group))
 
 
 def _devices() -> int:

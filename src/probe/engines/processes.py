@@ -81,7 +81,7 @@ class Processes:
                 if isinstance(end, Crash):
                     self._bury(place)
             elif not said:
-                reason = _how_it_ended(self._bury(place))
+                reason = how_it_ended(self._bury(place))
                 if process.ticket is not None:
                     found.append((process.ticket, Crash(reason)))
         return found
@@ -98,7 +98,7 @@ class Processes:
             [sys.executable, "-m", "probe.engines.serving"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": _path(), **self._environments[place]},
+            env={**os.environ, "PYTHONPATH": module_path(), **self._environments[place]},
         )
         found = self._places[place] = _Process(process)
         assert process.stdout is not None
@@ -119,13 +119,14 @@ class Processes:
         return found.process.wait()
 
 
-def environments(workers: int, *, gpus: float, cpus: int | None, devices: int) -> list[dict[str, str]]:
+def environments(workers: int, *, gpus: float, cpus: int | None, devices: int, group: int = 1) -> list[dict[str, str]]:
     """For each worker its devices and its threads: an equal part of the cores, unless ``cpus`` says how many.
 
-    ``devices`` is how many the machine has. Where ``OMP_NUM_THREADS`` is set and ``cpus`` is not, it stays.
+    ``devices`` is how many the machine has; the ``group`` processes of a worker share its cores. Where
+    ``OMP_NUM_THREADS`` is set and ``cpus`` is not, it stays.
     """
     settled = cpus is None and "OMP_NUM_THREADS" in os.environ
-    threads = {} if settled else {"OMP_NUM_THREADS": str(cpus or _part(workers))}
+    threads = {} if settled else {"OMP_NUM_THREADS": str(max((cpus or _part(workers)) // group, 1))}
     found = []
     for k in range(workers):
         own = dict(threads)
@@ -138,7 +139,7 @@ def environments(workers: int, *, gpus: float, cpus: int | None, devices: int) -
     return found
 
 
-def _path() -> str:
+def module_path() -> str:
     """Where modules are found, the package that runs here first: workers run the same code."""
     return os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])])
 
@@ -148,7 +149,8 @@ def _part(workers: int) -> int:
     return max(cores // workers, 1)
 
 
-def _how_it_ended(status: int) -> str:
+def how_it_ended(status: int) -> str:
+    """How a process ended, by its exit status, in a sentence."""
     if status >= 0:
         return f"its process ended with exit status {status}"
     try:

@@ -134,25 +134,24 @@ def start_ray(engine: Engine, work: Work, *, tickets: int, gpus: float, check: C
     ``check`` returns an empty string, or what is wrong on its node.
 
     Raises:
-        ProbeError: Ray is not installed, the cluster cannot be reached or has no room for a single worker, or a node
-            fails the check.
+        ProbeError: Ray is not installed, the cluster cannot be reached, started in time or has no room for a single
+            worker, or a node fails the check.
     """
     ray = require_ray()
-    resources: dict[str, float] = {"num_cpus": engine.cpus_per_worker or 1, "num_gpus": gpus}
+    resources: dict[str, float] = {"num_cpus": engine.cpus, "num_gpus": gpus}
     stop = not ray.is_initialized()
     if stop:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        _require_answer(engine.address or os.environ.get("RAY_ADDRESS", ""))
-        try:
-            ray.init(address=engine.address, log_to_driver=False, logging_level="WARNING", configure_logging=False)
-        except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
-            raise ProbeError(f"no Ray cluster answers at {engine.address or 'any address'}: {told(error)}") from error
+        _connect(ray, engine.address)
     try:
         _check_nodes(ray, check)
-        fit = _fit(ray.cluster_resources(), resources)
+        # A worker lies on one node: two devices on two nodes are none for a worker that takes two.
+        fit = sum(_fit(node["Resources"], resources) for node in ray.nodes() if node["Alive"])
         if fit == 0 and engine.workers is None:
             there = _size(_all(ray.cluster_resources()))
-            raise ProbeError(f"a worker needs {_size(resources)}, and the Ray cluster has {there} in all")
+            raise ProbeError(
+                f"a worker needs {_size(resources)} on one node, and the Ray cluster has {there} in all its nodes"
+            )
         workers = min(engine.workers or fit, max(tickets, 1))
         return RayPool(ray, work, workers, resources, stop=stop)
     except BaseException:
@@ -173,6 +172,21 @@ def require_ray() -> Any:
     except ImportError as error:
         raise ProbeError('Ray is not installed; run: pip install "persona-probe[ray]"') from error
     return ray
+
+
+def _connect(ray: Any, address: str | None) -> None:
+    """Connect to the cluster at an address, or to one that is found, or start one on this machine."""
+    named = address or os.environ.get("RAY_ADDRESS", "")
+    _require_answer(named)
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level="WARNING", configure_logging=False)
+    except Exception as error:  # Ray raises bare ones, such as that its own processes did not start in time
+        if named and named != "local":
+            raise ProbeError(f"no Ray cluster answers at {named}: {told(error)}") from error
+        raise ProbeError(
+            f"Ray did not start on this machine ({told(error)}); where other work keeps it busy run the same command "
+            "again later, or name a cluster that runs (--address)"
+        ) from error
 
 
 def _require_answer(address: str) -> None:
@@ -210,7 +224,7 @@ def _check_nodes(ray: Any, check: Callable[[], str]) -> None:
 
 
 def _fit(there: Mapping[str, float], resources: Mapping[str, float]) -> int:
-    """How many workers the cluster has room for in all."""
+    """How many workers a node has room for in all."""
     rooms = [there.get("CPU", 0.0) / resources["num_cpus"]]
     if resources["num_gpus"]:
         rooms.append(there.get("GPU", 0.0) / resources["num_gpus"])

@@ -40,8 +40,19 @@ class SlurmPool:
     It has room for everything: what runs at a time is limited by the array.
     """
 
-    def __init__(self, executor: Any, work: Work, folder: Path, *, workers: int, jobs: int, threads: int = 1) -> None:
+    def __init__(
+        self,
+        executor: Any,
+        work: Work,
+        folder: Path,
+        *,
+        workers: int,
+        jobs: int,
+        threads: int = 1,
+        here: bool = False,
+    ) -> None:
         self.workers = workers
+        self._here = here
         self._threads = threads
         self._executor = executor
         self._work = work
@@ -84,7 +95,7 @@ class SlurmPool:
         files = [str(self._folder / f"{secrets.token_hex(8)}.receipts") for _ in runs]
         batches = [Batch(self._work, tuple(run), file, self._threads) for run, file in zip(runs, files, strict=True)]
         for job, batch in zip(self._executor.submit_array(batches), batches, strict=True):
-            self._jobs.append(_Job(job, batch, dict(enumerate(batch.tickets))))
+            self._jobs.append(_Job(job, batch, dict(enumerate(batch.tickets)), self._here))
 
 
 @dataclass(frozen=True)
@@ -122,11 +133,15 @@ class Batch:
 
 @dataclass(eq=False)
 class _Job:
-    """A job, its tickets that have not ended by their places, and how many bytes of its lines were read."""
+    """A job, its tickets that have not ended by their places, and how many bytes of its lines were read.
+
+    ``here``: it runs on this machine, where what it leaves is seen at once.
+    """
 
     job: Any
     batch: Batch
     left: dict[int, Ticket]
+    here: bool = False
     read: int = 0
 
     def ended(self) -> list[tuple[Ticket, End | None]]:
@@ -135,15 +150,21 @@ class _Job:
         found = self._take(self._lines())
         if not over:
             return found
-        error = self.job.exception() if self.left else None
-        if self.left and error is None:  # lines that a shared file system shows late
+        if self.left and not (died := self._died()):  # lines that a shared file system shows late
             found += self._take(self.job.result())
-        if self.left and error is not None:
+        if self.left and died:
             first = min(self.left)
-            found.append((self.left.pop(first), Crash(f"its job {self.job.job_id} ended as {self.job.state}")))
+            reason = f"its job {self.job.job_id} ended without an answer ({self.job.state})"
+            found.append((self.left.pop(first), Crash(reason)))
         found += [(ticket, None) for ticket in self.left.values()]
         self.left.clear()
         return found
+
+    def _died(self) -> bool:
+        """Whether the job has left no result; for one that is only seen late submitit waits 15 s."""
+        if self.here and not self.job.paths.result_pickle.exists():
+            return True
+        return self.job.exception() is not None
 
     def _take(self, lines: Sequence[str]) -> list[tuple[Ticket, End | None]]:
         """What lines say of tickets that had not ended; a job that began again says some things twice."""
@@ -197,7 +218,8 @@ def start_slurm(engine: Engine, work: Work, *, folder: Path, tickets: int, gpus:
         folder.absolute(),
         workers=workers,
         jobs=min(jobs, max(tickets, 1)),
-        threads=engine.cpus_per_worker or 1,
+        threads=engine.threads,
+        here=cluster == "local",
     )
 
 
@@ -217,7 +239,7 @@ def require_submitit() -> Any:
 def _resources(engine: Engine, gpus: float) -> dict[str, int]:
     if gpus != int(gpus):
         raise ProbeError(f"SLURM gives whole devices, found --gpus-per-worker {gpus}")
-    return {"cpus_per_task": engine.cpus_per_worker or 1, **({"gpus_per_node": int(gpus)} if gpus else {})}
+    return {"cpus_per_task": engine.cpus, **({"gpus_per_node": int(gpus)} if gpus else {})}
 
 
 def _array(cluster: str, workers: int) -> Mapping[str, Any]:

@@ -22,6 +22,7 @@ class Engine:
 
     A worker has ``gpus_per_worker`` devices (by default one where the study runs on CUDA) and ``cpus_per_worker``
     cores, which is also its number of torch threads (by default 1; of local workers, an equal part of the cores).
+    ``group`` processes are one worker, which share its devices and cores: a run sets it to ``model.tensor_parallel``.
 
     Raises:
         ProbeError: there is no such engine, or a number is out of range.
@@ -33,11 +34,13 @@ class Engine:
     gpus_per_worker: float | None = None
     cpus_per_worker: int | None = None
     slurm: Mapping[str, str | int] = field(default_factory=dict)
+    group: int = 1
 
     def __post_init__(self) -> None:
         if self.name not in ENGINES:
             raise ProbeError(f"--engine: {nearest(self.name, ENGINES, 'engine')}")
-        for option, number in (("workers", self.workers), ("cpus-per-worker", self.cpus_per_worker)):
+        counts = (("workers", self.workers), ("cpus-per-worker", self.cpus_per_worker), ("tensor-parallel", self.group))
+        for option, number in counts:
             if number is not None and number < 1:
                 raise ProbeError(f"--{option} is a whole number from 1, found {number}")
         gpus = self.gpus_per_worker
@@ -50,8 +53,18 @@ class Engine:
     @property
     def in_process(self) -> bool:
         """Whether shards run in this very process."""
-        return self.name == "local" and self.workers in (None, 1)
+        return self.name == "local" and self.workers in (None, 1) and self.group == 1
 
     def gpus(self, on_cuda: bool) -> float:
         """Devices of a worker, of a study that runs on CUDA here or does not."""
-        return self.gpus_per_worker if self.gpus_per_worker is not None else float(on_cuda)
+        return self.gpus_per_worker if self.gpus_per_worker is not None else float(on_cuda) * self.group
+
+    @property
+    def cpus(self) -> int:
+        """Cores of a worker of a cluster."""
+        return self.cpus_per_worker or self.group
+
+    @property
+    def threads(self) -> int:
+        """Torch threads of each process of such a worker."""
+        return max(self.cpus // self.group, 1)

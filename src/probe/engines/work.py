@@ -94,15 +94,15 @@ class Work:
         it may have spoilt this process.
         """
         try:
-            return Receipt(self._function(self.opening, ticket))
+            return Receipt(self.run(ticket))
         except ProbeError as error:
             return Crash(str(error)) if type(error) is StoreError else Refused(str(error), error.exit_status)
 
-    @property
-    def _function(self) -> Callable[[str, Ticket], Mapping[str, Any]]:
+    def run(self, ticket: Ticket) -> Mapping[str, Any]:
+        """The same, raising what the work raises; the facts of the receipt."""
         module, _, name = self.task.partition(":")
         function: Callable[[str, Ticket], Mapping[str, Any]] = getattr(import_module(module), name)
-        return function
+        return function(self.opening, ticket)
 
 
 def told(error: BaseException) -> str:

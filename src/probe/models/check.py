@@ -119,7 +119,7 @@ class _Check:
     def _one_further(self, model: Any, resid: Tensor, states: Sequence[Tensor]) -> bool:
         """Whether the model lists states from the first block on, and point 0 is the embedding itself."""
         with torch.inference_mode():
-            embedded = model.get_input_embeddings()(self._ids)
+            embedded = model.get_input_embeddings()(self._ids).to(resid.device)
         off = [self._off(resid[k + 1], states[k]) for k in range(self._last - 1)]
         return max([self._off(resid[0], embedded), *off]) <= self._tolerance
 

@@ -6,7 +6,8 @@ this forward it acts, so that rows with and without an edit, or with other doses
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -42,6 +43,8 @@ class Edit:
 
     def __call__(self, hidden: Float[Tensor, "batch pos width"]) -> Float[Tensor, "batch pos width"]:
         """The edited activations; ``hidden`` itself is not changed."""
+        if self.where.device != hidden.device:
+            return self.on(hidden.device)(hidden)
         wide = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
         where = self.where[:, :, None]
         if self.gate is not None and self.above is not None:
@@ -49,6 +52,19 @@ class Edit:
         if self.columns is not None:
             where = where & self.inside
         return torch.where(where, self._new(wide).to(hidden.dtype), hidden)
+
+    def on(self, device: torch.device) -> Edit:
+        """The same edit with its arrays on a device: of a model over several, a block's own."""
+        if self.where.device == device:
+            return self
+        moved: dict[str, Any] = {}
+        for name in (field.name for field in fields(self)):
+            value = getattr(self, name)
+            if isinstance(value, Tensor):
+                moved[name] = value.to(device)
+            elif isinstance(value, Edit):
+                moved[name] = value.on(device)
+        return replace(self, **moved)
 
     @property
     def inside(self) -> Bool[Tensor, " width"]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -18,7 +18,9 @@ from probe.models.layers import find_blocks
 from probe.models.protocol import Caching, Forward, ModelFacts, Reads
 from probe.models.resume import Resumer, find_resumer
 from probe.models.sources import ModelSource
+from probe.models.spread import ONE_DEVICE, DeviceMap, Spread, device_map_of, load_over, main_device, require_room
 from probe.models.streams import Streams, find_streams
+from probe.models.tensor_parallel import divided, first_forward, join, processes_of, require_plan, whole_streams
 from probe.values import ModelError
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -31,41 +33,58 @@ class HFBackend:
         self.model = model
         self.blocks = find_blocks(model)
         self.inputs = ForwardInputs(model)
-        self.streams, output = find_streams(model, self.blocks)
-        self.facts = facts_of(model, self.streams, caching_of(self.inputs.cache_in(output)))
+        laid = device_map_of(model, self.blocks)
+        with first_forward(model):
+            streams, output = find_streams(model, self.blocks)
+        self.streams = whole_streams(streams, self.blocks, processes_of(model))
+        self.facts = facts_of(model, self.streams, caching_of(self.inputs.cache_in(output)), device_map=laid)
 
     @classmethod
-    def load(cls, source: ModelSource, *, dtype: str, device: str, attention: str | None) -> HFBackend:
+    def load(
+        cls, source: ModelSource, *, dtype: str, device: str, attention: str | None, spread: Spread = ONE_DEVICE
+    ) -> HFBackend:
         """Load weights (safetensors only) in evaluation mode.
 
         ``dtype`` and ``device`` may be ``auto``: an accelerator if there is one, with the checkpoint's dtype there and
-        float32 on the CPU.
+        float32 on the CPU. With a device map that kind of device gets as many weights as it has room for.
 
         Raises:
-            ModelError: the folder does not load as a decoder.
+            ModelError: the folder does not load as a decoder, or not on such devices.
         """
         from transformers import AutoModelForCausalLM
 
-        where = resolve_device(device)
+        where = _device_over(device) if spread.device_map else resolve_device(device)
+        parts = spread.tensor_parallel or 1
+        if parts > 1:
+            require_plan(source, parts)
+            where = join(parts, where)
         wanted: torch.dtype | str = _DTYPES.get(dtype, torch.float32 if where.type == "cpu" else "auto")
+        load = partial(
+            AutoModelForCausalLM.from_pretrained,
+            str(source.folder),
+            dtype=wanted,
+            attn_implementation=attention,
+            use_safetensors=True,
+            trust_remote_code=source.trust_remote_code,
+            local_files_only=True,
+            output_loading_info=True,
+        )
         try:
-            model, found = AutoModelForCausalLM.from_pretrained(
-                str(source.folder),
-                dtype=wanted,
-                attn_implementation=attention,
-                use_safetensors=True,
-                trust_remote_code=source.trust_remote_code,
-                local_files_only=True,
-                output_loading_info=True,
-            )
+            if spread.device_map:
+                model, found = load_over(load, spread.device_map)
+            else:
+                model, found = load(**divided(parts)) if parts > 1 else load()
         except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
             reason = str(error).strip().splitlines()
             raise ModelError(
                 f"{source.folder} does not load as a decoder: {reason[0] if reason else error!r}"
             ) from error
         _refuse_missing_weights(source, found)
-        model = model.to(where).eval().requires_grad_(False)
-        return cls(model)
+        if spread.device_map:
+            require_room(model, where)
+        elif parts == 1:
+            model = model.to(where)
+        return cls(model.eval().requires_grad_(False))
 
     @cached_property
     def resumer(self) -> Resumer | None:
@@ -119,15 +138,17 @@ class ForwardInputs:
             inputs |= {"logits_to_keep": 1} if keeps else {}
             at = torch.full((ids.shape[0], 1), 0 if keeps else ids.shape[1] - 1, device=ids.device)
         elif keeps:
-            inputs["logits_to_keep"] = torch.unique(at)
-            at = torch.searchsorted(inputs["logits_to_keep"], at.contiguous())
+            kept = torch.unique(at)
+            at = torch.searchsorted(kept, at.contiguous())
+            # What is kept is chosen on the last block's device; as a list it fits any.
+            inputs["logits_to_keep"] = kept if facts.device_map is None else kept.tolist()
         return inputs, at
 
     @staticmethod
     def logits_in(output: Any, at: Int[Tensor, "batch kept"]) -> Tensor:
         """The logits that were asked for, ``[batch, kept, vocab]`` in fp32."""
         rows = torch.arange(at.shape[0], device=at.device)[:, None]
-        logits: Tensor = output.logits[rows, at].float()
+        logits: Tensor = output.logits.to(at.device)[rows, at].float()
         return logits
 
     def cache_in(self, output: Any) -> Any:
@@ -145,20 +166,24 @@ def caching_of(cache: Any) -> Caching:
     return "attention" if layers and all(isinstance(layer, CacheLayerMixin) for layer in layers) else "none"
 
 
-def facts_of(model: Any, streams: Streams, caching: Caching, backend: str = "hf") -> ModelFacts:
-    """The facts of a transformers model that is loaded, in evaluation mode, on one device."""
+def facts_of(
+    model: Any, streams: Streams, caching: Caching, backend: str = "hf", device_map: DeviceMap | None = None
+) -> ModelFacts:
+    """The facts of a transformers model that is loaded, in evaluation mode."""
     attention = getattr(model.config.get_text_config(decoder=True), "_attn_implementation", None)
     widths: Mapping[str, int] = streams.widths
     return ModelFacts(
         shape=shape_of(model.config, model.generation_config),
         dtype=model.dtype,
-        device=model.device,
+        device=main_device(model),
         architecture=type(model).__name__,
         attention=str(attention),
         backend=backend,
         caching=caching,
         widths=widths,
         missing=streams.missing,
+        device_map=device_map,
+        tensor_parallel=processes_of(model),
     )
 
 
@@ -172,6 +197,18 @@ def _refuse_missing_weights(source: ModelSource, found: dict[str, Any]) -> None:
                 f"{source.folder} {words} weights that its config.json asks for ({names[0]}{more}); "
                 "save the whole model for causal language modelling"
             )
+
+
+def _device_over(wanted: str) -> torch.device:
+    """The kind of device that a device map fills first.
+
+    Raises:
+        ModelError: another device is asked for.
+    """
+    kind = resolve_device("auto")
+    if wanted not in ("auto", kind.type):
+        raise ModelError(f"device_map chooses devices of kind {kind.type!r} here, found device {wanted!r}; use auto")
+    return kind
 
 
 def resolve_device(wanted: str) -> torch.device:

@@ -27,10 +27,10 @@ class Recorded:
     """What the hooks of one forward took: small copies, so that no activation outlives its block."""
 
     def __init__(self, reads: Reads) -> None:
-        self._rows = torch.arange(reads.columns.shape[0], device=reads.columns.device)[:, None]
         self._columns = reads.columns
         self._spans = reads.spans
-        self._weights: Tensor | None = None
+        self._index: dict[torch.device, tuple[Tensor, Tensor]] = {}
+        self._weights: dict[torch.device, Tensor] = {}
         self._streams = {
             stream: [point for point in reads.points if point.stream == stream]
             for stream in dict.fromkeys(point.stream for point in reads.points)
@@ -41,19 +41,26 @@ class Recorded:
     def take(self, point: HookPoint, hidden: Float[Tensor, "batch pos width"]) -> None:
         """Keep what the reads ask of a point: its columns, and the means over its spans."""
         # A token alone is every column; the index would cost each decoding step more than the copy.
-        read = hidden if hidden.shape[1] == 1 else hidden[self._rows, self._columns]
+        read = hidden if hidden.shape[1] == 1 else hidden[self._index_on(hidden.device)]
         self._put(self.values, point, read.expand(*self._columns.shape, -1))
         if self._spans is not None:
-            if self._weights is None:
-                self._weights = span_weights(self._spans, hidden.shape[1])
-            self._put(
-                self.means, point, einsum(self._weights, hidden.float(), "batch span pos, batch pos d -> batch span d")
-            )
+            if hidden.device not in self._weights:
+                self._weights[hidden.device] = span_weights(self._spans.to(hidden.device), hidden.shape[1])
+            weights = self._weights[hidden.device]
+            self._put(self.means, point, einsum(weights, hidden.float(), "batch span pos, batch pos d -> batch span d"))
+
+    def _index_on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Rows and columns that are read, on a block's device."""
+        if device not in self._index:
+            rows = torch.arange(self._columns.shape[0], device=device)[:, None]
+            self._index[device] = rows, self._columns.to(device)
+        return self._index[device]
 
     def _put(self, found: dict[str, Tensor], point: HookPoint, value: Tensor) -> None:
         own = self._streams[point.stream]
         if point.stream not in found:
-            found[point.stream] = value.new_empty((len(own), *value.shape))
+            # Where the columns are: blocks may lie on several devices, and what is read comes back on one.
+            found[point.stream] = value.new_empty((len(own), *value.shape), device=self._columns.device)
         found[point.stream][own.index(point)] = value
 
 
@@ -138,11 +145,13 @@ class BlockPass:
 
     def _of_term(self, added: Tensor, names: tuple[str, ...]) -> Tensor:
         """The term after its edits, in their order, when its reads have been taken."""
+        if self._pre is not None:  # the first block of a device is hooked where the one before it lies
+            self._pre = self._pre.to(added.device)
         for edit in self._edits:
             if edit.point.stream == "resid_mid" and "resid_mid" in names:
                 assert self._pre is not None
                 wanted = (edit(self._pre + added).float() - self._pre.float()).to(added.dtype)
-                added = torch.where(edit.where[:, :, None], wanted, added)
+                added = torch.where(edit.on(added.device).where[:, :, None], wanted, added)
             elif edit.point.stream in names:
                 added = edit(added)
         for point in self._reads:

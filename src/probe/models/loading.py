@@ -6,9 +6,11 @@ from transformers.utils.logging import disable_progress_bar
 
 from probe.models import nnsight, transformer_lens
 from probe.models.check import check_backend
+from probe.models.divided_check import check_divided
 from probe.models.hf import HFBackend, resolve_device
 from probe.models.protocol import Backend
 from probe.models.sources import ModelSource
+from probe.models.spread import ONE_DEVICE, Spread
 from probe.values import ModelError
 
 _QUIET_BYTES = 2**30
@@ -16,12 +18,19 @@ _QUIET_BYTES = 2**30
 
 
 def load_backend(
-    source: ModelSource, *, backend: str, dtype: str, device: str, attention: str | None, remote: bool | str = False
+    source: ModelSource,
+    *,
+    backend: str,
+    dtype: str,
+    device: str,
+    attention: str | None,
+    remote: bool | str = False,
+    spread: Spread = ONE_DEVICE,
 ) -> Backend:
     """Load a model and check that its hooks read what they say.
 
     ``remote`` is where nnsight runs its traces: ``False`` here; ``True`` on NDIF, which then holds the weights;
-    ``"local"`` here, packed up and unpacked as if they were sent there.
+    ``"local"`` here, packed up and unpacked as if they were sent there. ``spread``: the devices that the model lies on.
 
     Raises:
         ModelError: an unknown backend or one whose library is not installed, a folder that does not load, an
@@ -34,13 +43,17 @@ def load_backend(
         transformer_lens.require_library()
     elif backend != "hf":
         raise ModelError(f"a backend is hf, {transformer_lens.NAME} or {nnsight.NAME}; found {backend!r}")
+    spread.require(backend)
     if remote is True:
         hosted = nnsight.NDIFBackend(source)
-        check_backend(hosted)
+        with nnsight.answering(source):
+            check_backend(hosted)
         return hosted
     if source.weight_bytes < _QUIET_BYTES:
         disable_progress_bar()
-    loaded = HFBackend.load(source, dtype=dtype, device=device, attention=attention)
+    loaded = HFBackend.load(source, dtype=dtype, device=device, attention=attention, spread=spread)
+    if loaded.facts.tensor_parallel > 1:
+        check_divided(loaded.model, loaded.blocks)
     if backend == nnsight.NAME:
         traced = nnsight.NNsightBackend(loaded, source, remote)
         check_backend(traced, loaded.model)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -108,6 +109,25 @@ def require_library() -> Any:
             f'pip install "persona-probe[{NAME}]", or use --backend hf'
         ) from None
     return nnsight
+
+
+@contextmanager
+def answering(source: ModelSource) -> Iterator[None]:
+    """The first traces of a model on NDIF, by which it is seen whether NDIF runs it at all.
+
+    Raises:
+        ModelError: it is not reached, or refuses.
+    """
+    try:
+        yield
+    except ModelError:
+        raise
+    except Exception as error:  # of nnsight, or of whatever it sends by (sockets, HTTP)
+        said = str(error).strip().splitlines() or ["without a message"]
+        raise ModelError(
+            f"NDIF did not run {source.id} ({type(error).__name__}: {said[-1]}); see that the network reaches it, that "
+            "it hosts this model, and that NDIF_API_KEY is set"
+        ) from error
 
 
 def _pipeline(library: Any, source: ModelSource, *model: Any, **settings: Any) -> Any:

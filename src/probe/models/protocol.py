@@ -13,6 +13,7 @@ from torch import Tensor
 from probe.models.configuration import ModelShape
 from probe.models.edits import Edit
 from probe.models.points import HookPoint
+from probe.models.spread import DeviceMap
 from probe.values import STREAMS, ModelError
 
 Caching = Literal["attention", "recurrent", "none"]
@@ -27,6 +28,8 @@ class ModelFacts:
 
     ``widths`` are the streams that this backend reads on this architecture, with the width of each (``head_out``: heads
     x head width); ``resid`` is always there. ``missing`` says, for each stream that is not, why not, in one sentence.
+    ``device`` takes token ids and gives back logits and all that is read; ``device_map`` says where the blocks of a
+    model over several devices lie. ``tensor_parallel`` processes hold the model together.
     """
 
     shape: ModelShape
@@ -38,6 +41,8 @@ class ModelFacts:
     caching: Caching
     widths: Mapping[str, int]
     missing: Mapping[str, str]
+    device_map: DeviceMap | None = None
+    tensor_parallel: int = 1
 
     def require(self, points: Iterable[HookPoint]) -> None:
         """Refuse hook points that this model does not have.

@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from probe.models.layers import find_blocks
 from probe.models.points import HookPoint
 from probe.models.protocol import Backend, Reads, WrapsModel
+from probe.models.spread import held
+from probe.models.tensor_parallel import gathered
 
 _TOLERANCE = 1e-3
 Same = Callable[[Tensor, Tensor], bool]
@@ -83,9 +85,10 @@ def find_readout(backend: Backend, token_ids: Sequence[int]) -> Readout | None:
         return None
     kind, eps, weight, bias = norm
     chosen = list(token_ids)
-    own_bias = getattr(head, "bias", None)
-    unembed = head.weight[chosen].float()
-    unembed_bias = torch.zeros(len(chosen)) if own_bias is None else own_bias[chosen].float().cpu()
+    with held(head):
+        own_bias = getattr(head, "bias", None)
+        unembed = gathered(head.weight)[chosen].float().to(device)
+        unembed_bias = torch.zeros(len(chosen)) if own_bias is None else gathered(own_bias)[chosen].float().cpu()
     plain = _apply_norm(x.float(), kind, eps, weight, bias) @ unembed.T + unembed_bias.to(device)
     scale, softcap = _finish(model.config.get_text_config(decoder=True))
     logits = scale * plain
@@ -109,7 +112,10 @@ def _find_norm(model: Any, x: Tensor, normed: Tensor, same: Same) -> tuple[str, 
         eps = next((float(getattr(module, name)) for name in _EPS_NAMES if hasattr(module, name)), 0.0)
         kind = "layer" if isinstance(module, nn.LayerNorm) or same(module(x + x.std()), normed) else "rms"
         bias = module(torch.zeros_like(x[:1]))[0].float()
-        return kind, eps, _norm_weight(module, own.float(), kind, eps, bias), bias
+        with held(module):
+            own = module.weight.float()
+        weight = _norm_weight(module, own, kind, eps, bias)
+        return kind, eps, weight.to(x.device), bias.to(x.device)
     return None
 
 
@@ -142,4 +148,5 @@ def _finish(config: Any) -> tuple[float, float]:
 
 
 def _same(a: Tensor, b: Tensor, tolerance: float) -> bool:
+    b = b.to(a.device)  # of a model over several devices the norm may give its output on another than the model
     return bool((a.float() - b.float()).abs().max() <= tolerance * b.float().abs().max().clamp(min=1e-6))

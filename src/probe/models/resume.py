@@ -79,7 +79,7 @@ class Resumer:
             recorded = changes.enter_context(hooked(backend.blocks, backend.streams, reads, edits, n_pos))
             output = backend.model(**inputs)
         if start.abreast:  # some decoders put them into their batch: they keep to the shape of the ids
-            logits = output.logits.float().reshape(*start.hidden.shape[:2], -1)
+            logits = output.logits.to(ids.device).float().reshape(*start.hidden.shape[:2], -1)
         else:
             logits = backend.inputs.logits_in(output, at)
         return Forward(logits, recorded.values, recorded.means, cache)

@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from probe.models.spread import main_device
 from probe.models.tensors import first_argument, first_tensor
 from probe.values import ModelError
 
@@ -84,7 +85,7 @@ def find_streams(model: Any, blocks: nn.ModuleList) -> tuple[Streams, Any]:
         ModelError: the blocks are not given one vector for each token.
     """
     text = model.config.get_text_config(decoder=True)
-    ids = torch.arange(2 * _LENGTH).reshape(2, _LENGTH).remainder(text.vocab_size).to(model.device)
+    ids = torch.arange(2 * _LENGTH).reshape(2, _LENGTH).remainder(text.vocab_size).to(main_device(model))
     watches = [_Watch(block, text) for block in blocks]
     with ExitStack() as hooks:
         for watch in watches:

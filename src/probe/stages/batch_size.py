@@ -21,6 +21,7 @@ from probe.values import StoreError
 
 if TYPE_CHECKING:
     from probe.capture import Capturer, Job
+    from probe.models.protocol import ModelFacts
 
 MOST = 128
 """Half of the largest shard, so that others are there to follow rows that leave."""
@@ -31,14 +32,19 @@ _SPARE = 0.8
 
 
 class Meter(Protocol):
-    """What a device says of its memory."""
+    """What the devices that hold a model say of their memory, one after the other."""
 
-    def free(self) -> int:
-        """Bytes that this process may still take."""
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """The part of the keys and values that each device holds."""
         ...
 
-    def peak(self, work: Callable[[], object]) -> int:
-        """Bytes that some work held at most beside what was held before it."""
+    def free(self) -> tuple[int, ...]:
+        """Bytes that this process may still take of each."""
+        ...
+
+    def peak(self, work: Callable[[], object]) -> tuple[int, ...]:
+        """Bytes that some work held at most on each, beside what was held before it."""
         ...
 
 
@@ -87,18 +93,24 @@ def measured_batch(preparation: Preparation, capturer: Capturer, meter: Meter) -
     """The largest power of two that fits into free memory, from what the longest rows hold while they run.
 
     A few of them run twice, in two numbers, with two new tokens: the difference is what a row holds. The keys and
-    values of the rest of its answer are added.
+    values of the rest of its answer are added. Of several devices the one that holds fewest rows decides.
     """
     jobs = sorted(preparation.cells.jobs, key=lambda job: -len(job.prompt.token_ids))[: _PROBED[1]]
     if len(jobs) < _PROBED[1]:
         return max(len(jobs), 1)
     few, more = (meter.peak(_pass_of(capturer, jobs[:size])) for size in _PROBED)
-    row = max(more - few, 0) // (_PROBED[1] - _PROBED[0])
-    fixed = max(few - _PROBED[0] * row, 0)
     resolved = preparation.resolved
     answer = resolved.study.generation.max_new_tokens * resolved.footprint.cached * BYTES[resolved.compute_dtype]
-    fits = (_SPARE * meter.free() - fixed) / max(row + answer, 1)
+    parts = zip(few, more, meter.free(), meter.shares, strict=True)
+    fits = min(_rows_within(free, one, other, share * answer) for one, other, free, share in parts)
     return next((2**power for power in range(MOST.bit_length() - 1, 0, -1) if 2**power <= fits), 1)
+
+
+def _rows_within(free: int, few: int, more: int, answer: float) -> float:
+    """How many rows one device has room for, by what it held under the probed numbers of rows."""
+    row = max(more - few, 0) // (_PROBED[1] - _PROBED[0])
+    fixed = max(few - _PROBED[0] * row, 0)
+    return (_SPARE * free - fixed) / max(row + answer, 1)
 
 
 def _pass_of(capturer: Capturer, jobs: Sequence[Job]) -> Callable[[], Any]:
@@ -110,22 +122,35 @@ def _pass_of(capturer: Capturer, jobs: Sequence[Job]) -> Callable[[], Any]:
 
 @dataclass(frozen=True)
 class CudaMeter:
-    """The memory of one CUDA device, of which torch's allocator holds a part in reserve."""
+    """The memory of CUDA devices, of which torch's allocator holds a part in reserve."""
 
-    device: Any
+    devices: tuple[Any, ...]
+    shares: tuple[float, ...]
 
-    def free(self) -> int:
-        """What the device has free, and what torch holds of it unused."""
+    @classmethod
+    def of(cls, facts: ModelFacts) -> CudaMeter:
+        """That of the devices that compute with a model."""
+        laid = facts.device_map
+        shares = {facts.device: 1.0} if laid is None else laid.shares(facts.device)
+        return cls(tuple(shares), tuple(shares.values()))
+
+    def free(self) -> tuple[int, ...]:
+        """What each device has free, and what torch holds of it unused."""
         import torch
 
-        reserve = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
-        return int(torch.cuda.mem_get_info(self.device)[0]) + int(reserve)
+        reserves = [torch.cuda.memory_reserved(each) - torch.cuda.memory_allocated(each) for each in self.devices]
+        frees = [torch.cuda.mem_get_info(each)[0] for each in self.devices]
+        return tuple(int(free) + int(reserve) for free, reserve in zip(frees, reserves, strict=True))
 
-    def peak(self, work: Callable[[], object]) -> int:
+    def peak(self, work: Callable[[], object]) -> tuple[int, ...]:
         """By torch's own count of what is allocated."""
         import torch
 
-        before = torch.cuda.memory_allocated(self.device)
-        torch.cuda.reset_peak_memory_stats(self.device)
+        before = [torch.cuda.memory_allocated(each) for each in self.devices]
+        for each in self.devices:
+            torch.cuda.reset_peak_memory_stats(each)
         work()
-        return int(torch.cuda.max_memory_allocated(self.device)) - int(before)
+        return tuple(
+            int(torch.cuda.max_memory_allocated(each)) - int(held)
+            for each, held in zip(self.devices, before, strict=True)
+        )

@@ -47,6 +47,10 @@ class CapturePolicy:
     retry_failed: bool = False
     engine: Engine = field(default_factory=Engine)
 
+    def of(self, study: Study) -> CapturePolicy:
+        """The same for the workers of a study: groups of processes where they hold its model together."""
+        return replace(self, engine=replace(self.engine, group=study.model.tensor_parallel or 1))
+
     def tries_again(self, kind: str) -> bool:
         """Whether rows that failed in this way are captured again."""
         return self.retry_failed or (self.allow_nonfinite and kind == "NonFinite")
@@ -92,7 +96,7 @@ def capture(
         ProbeError: the study, the model or the store refuses; nothing was written then.
         Interrupted: SIGINT or SIGTERM; the shards committed so far stay.
     """
-    started, policy = time.monotonic(), policy or CapturePolicy()
+    started, policy = time.monotonic(), (policy or CapturePolicy()).of(study)
     path = store_path(study, store)
     _refuse(policy, fresh=fresh)
     here = policy.engine.in_process
@@ -101,6 +105,7 @@ def capture(
         from probe.stages.recipes import optimism
 
         preparation = prepare(study, None if here else _device(policy.engine, study))
+        _require_plan(preparation.resolved)
         backend = None
         if fresh:
             require_unsealed(lock.place, "to start it again")
@@ -147,6 +152,17 @@ def _refuse(policy: CapturePolicy, *, fresh: bool) -> None:
     require_installed(policy.engine)
 
 
+def _require_plan(resolved: Resolved) -> None:
+    """Refuse a model that cannot be divided as its study says, before a store is begun."""
+    processes = resolved.study.model.tensor_parallel or 1
+    if processes > 1:
+        from probe.models.spread import Spread
+        from probe.models.tensor_parallel import require_plan
+
+        Spread(tensor_parallel=processes).require(resolved.study.model.backend)
+        require_plan(resolved.source, processes)
+
+
 def _device(engine: Engine, study: Study) -> str:
     from probe.stages.elsewhere import device_of
 
@@ -186,7 +202,7 @@ def _with_batch_size(
         size = preparation.resolved.batch_size
     elif size is None and preparation.resolved.device == "cuda" and not preparation.resolved.study.model.remote:
         backend = backend or load_model(preparation.resolved)
-        meter = batch_size.CudaMeter(backend.facts.device)
+        meter = batch_size.CudaMeter.of(backend.facts)
         capturer = capturer_of(preparation.resolved, backend)
         size = batch_size.measured_batch(preparation, capturer, meter)
     elif size is None:

@@ -39,12 +39,34 @@ def device_of(engine: Engine, study: Study) -> str:
     """The kind of device that an engine's workers compute on.
 
     With ``device: auto`` that is CUDA where a worker has a device, or, if nothing is said, where this machine has one.
+    Workers over a model on NDIF hold no weights, and need none.
 
     Raises:
-        ProbeError: the study asks for CUDA, and workers get no device.
+        ProbeError: the study asks for CUDA, and workers get no device; or for several, and they get a part of one; or
+            for none, and they get some.
     """
     from probe.models.loading import device_kind
 
+    if study.model.remote is True:
+        if engine.gpus_per_worker:
+            raise ProbeError(
+                "NDIF holds the model (model.remote: true), so workers need no device, found --gpus-per-worker "
+                f"{engine.gpus_per_worker:g}; leave it out"
+            )
+        return "cpu"
+    gpus = engine.gpus_per_worker
+    unsaid = gpus is None and device_kind("auto") == "cuda"
+    if study.model.device_map is not None and (unsaid or 0 < (gpus or 0) < 1):
+        raise ProbeError(
+            "device_map lays a model on the devices of each worker, and --gpus-per-worker says how many these are; "
+            f"found {'none' if unsaid else f'{gpus:g}'}, use 2 or more"
+        )
+    group = study.model.tensor_parallel or 1
+    if group > 1 and engine.gpus_per_worker not in (None, 0, group):
+        raise ProbeError(
+            f"tensor_parallel: {group} takes {group} devices for each worker, found --gpus-per-worker "
+            f"{engine.gpus_per_worker:g}; leave it out"
+        )
     wanted = study.model.device
     if wanted == "auto":
         if engine.gpus_per_worker:

@@ -152,8 +152,8 @@ def _device(outline: Outline, device: Hardware) -> Need:
     weights = outline.footprint.parameters * outline.itemsize
     needed, there = weights + cache_bytes(outline), device.devices * device.memory * _SPARE
     more = ceil(needed / (_SPARE * device.memory))
-    remedy = f"a smaller batch, or {more} devices that hold the model together" if weights < there else ""
-    remedy = remedy or f"{more} devices that hold the model together"
+    remedy = f"{more} devices that hold the model together (--device-map auto)"
+    remedy = f"a smaller batch, or {remedy}" if weights < there else remedy
     return Need("memory of the device", needed / there, size(needed), size(there), "counted", remedy)
 
 

@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Any
 from probe.values import StoreMismatch
 
 if TYPE_CHECKING:
-    from probe.models.protocol import Backend
+    from probe.models.protocol import Backend, ModelFacts
     from probe.stages.resolution import Resolved
 
 VERSIONS_OF = ("persona-probe", "torch", "transformers", "tokenizers", "safetensors", "numpy")
 _LIBRARY_OF = {"transformer-lens": ("transformer-lens",), "nnsight": ("nnsight",)}
-_MOVE_BITS = ("backend", "device", "device_name", "dtype", "attention", "batch_size", "threads")
+_MOVE_BITS = (
+    *("backend", "device", "device_name", "device_map", "tensor_parallel"),
+    *("dtype", "attention", "batch_size", "threads"),
+)
 
 
 def run_facts(resolved: Resolved, backend: Backend) -> dict[str, Any]:
@@ -24,7 +27,6 @@ def run_facts(resolved: Resolved, backend: Backend) -> dict[str, Any]:
     import torch
 
     facts = backend.facts
-    cuda = facts.device.type == "cuda"
     return {
         "argv": sys.argv,
         "study": resolved.study.to_mapping(cases=False),
@@ -32,7 +34,9 @@ def run_facts(resolved: Resolved, backend: Backend) -> dict[str, Any]:
         | {"python": platform.python_version()},
         "platform": platform.platform(),
         "device": str(facts.device),
-        "device_name": torch.cuda.get_device_name(facts.device) if cuda else platform.machine(),
+        "device_name": _device_name(facts),
+        "device_map": None if facts.device_map is None else str(facts.device_map),
+        "tensor_parallel": None if facts.tensor_parallel == 1 else facts.tensor_parallel,
         "backend": facts.backend,
         "dtype": str(facts.dtype).removeprefix("torch."),
         "architecture": facts.architecture,
@@ -43,6 +47,15 @@ def run_facts(resolved: Resolved, backend: Backend) -> dict[str, Any]:
         "placement": resolved.placement,
         "ignored_generation_config": dict(facts.shape.ignored),
     }
+
+
+def _device_name(facts: ModelFacts) -> str:
+    """What computes, by its maker's name; every kind of device that a model over several lies on."""
+    import torch
+
+    devices = [facts.device] if facts.device_map is None else facts.device_map.shares(facts.device)
+    on_cuda = [torch.cuda.get_device_name(device) for device in devices if device.type == "cuda"]
+    return " and ".join(dict.fromkeys(on_cuda)) or platform.machine()
 
 
 def what_moved(runs: Sequence[Mapping[str, Any]], now: Mapping[str, Any]) -> list[str]:

@@ -112,10 +112,10 @@ def _write_readout(backend: Backend, writer: StoreWriter, label_tokens: Sequence
     """What a label lens needs without the model, for the tokens of the store's labels."""
     from probe.models.readout import find_readout
 
-    if writer.has_readout:
+    if writer.has_readout and backend.facts.tensor_parallel == 1:
         return
-    readout = find_readout(backend, label_tokens)
-    if readout is not None:
+    readout = find_readout(backend, label_tokens)  # of a divided model every process asks, whatever the store holds
+    if readout is not None and not writer.has_readout:
         writer.write_readout(readout.tensors(), readout.metadata())
 
 
@@ -126,6 +126,7 @@ def load_model(resolved: Resolved) -> Backend:
         ModelError: it does not load, or lacks a stream.
     """
     from probe.models.loading import load_backend
+    from probe.models.spread import Spread
 
     model = resolved.study.model
     backend = load_backend(
@@ -135,7 +136,10 @@ def load_model(resolved: Resolved) -> Backend:
         device=model.device,
         attention=model.attn_implementation,
         remote=model.remote,
+        spread=Spread(model.device_map, model.tensor_parallel),
     )
+    if laid := backend.facts.device_map:
+        notice(laid.told)
     _require_streams(resolved, backend)
     return backend
 

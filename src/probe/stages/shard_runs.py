@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -22,14 +23,30 @@ class Computed:
     result: ShardResult
     seconds: float
 
+    @property
+    def digest(self) -> bytes:
+        """The sha256 of what was found: rows, answers, label log-probabilities and activations, to the bit."""
+        found = hashlib.sha256()
+        for record in self.result.records:
+            found.update(f"{record.cell.row_id} {record.gen_tokens} {record.positions}".encode())
+            for site, read in sorted(record.labels.items()):
+                found.update(f"{site} {read.mass!r} {read.entropy!r}".encode() + read.logp.tobytes())
+            for stream, arrays in sorted({"resid": record.resid, **record.streams}.items()):
+                for position, array in sorted(arrays.items()):
+                    found.update(f"{stream} {position}".encode() + array.tobytes())
+        for failure in self.result.failed:
+            found.update(f"{failure.job.row.cell.row_id} {failure.kind}".encode())
+        return found.digest()
+
 
 class ShardRunner:
     """Computes shards one after the other with one loaded model, and commits them to one store.
 
-    Where memory runs out the shard goes on with half the batch, and the next one begins with it.
+    Where memory runs out the shard goes on with half the batch, and the next one begins with it. Without a writer it
+    commits nothing.
     """
 
-    def __init__(self, capturer: Capturer, writer: StoreWriter) -> None:
+    def __init__(self, capturer: Capturer, writer: StoreWriter | None) -> None:
         self._capturer = self._fitting = capturer
         self._writer = writer
 
@@ -45,6 +62,7 @@ class ShardRunner:
 
     def commit(self, shard: Computed) -> dict[str, Any]:
         """Make a shard's rows durable, put those that failed on record, and return what is told of the shard."""
+        assert self._writer is not None
         result = shard.result
         facts: dict[str, Any] = {
             "shard": shard.jobs[0].row.shard,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from shutil import disk_usage
 
@@ -79,7 +80,10 @@ def _device(preparation: Preparation, outline: Outline, named: str | None) -> Ha
         return None
     import torch
 
-    return device_here(resolved.device, torch.cuda.get_device_name() if torch.cuda.is_available() else "")
+    found = device_here(resolved.device, torch.cuda.get_device_name() if torch.cuda.is_available() else "")
+    model = resolved.study.model
+    together = model.tensor_parallel or (torch.cuda.device_count() if model.device_map else 1)
+    return None if found is None else replace(found, devices=max(together, 1))
 
 
 def _row_text(row: RowBytes) -> str:

@@ -3,7 +3,8 @@
 A worker finds the study and the run's settings in a file of the store, so it sees the store or says that it does not.
 It checks the identity of the store against its own files of the model, renders the prompts of its rows anew, compares
 their hashes with the plan's, and commits beside the writer that holds the lock. The names of rows come in and a receipt
-goes out; a shard that is run twice is committed under one name.
+goes out; a shard that is run twice is committed under one name. Where several processes hold the model together, all
+do the same and the first of them commits.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from probe.capture import Job, JobPlanner
     from probe.capture.planning import Planned
     from probe.engines import Ticket
+    from probe.models.tensor_parallel import Ranks
     from probe.stages.shard_runs import ShardRunner
 
 TASK = f"{__name__}:run_shard"
@@ -101,13 +103,14 @@ def _worker(opening: str) -> Worker:
 
 @dataclass(frozen=True, eq=False)
 class Worker:
-    """A loaded model over a store."""
+    """A loaded model over a store. Without a writer it is a part of the model, and another process commits."""
 
     planner: JobPlanner
     planned: Planned
     keep_text: bool
-    writer: GuestWriter
+    writer: GuestWriter | None
     runner: ShardRunner
+    ranks: Ranks
 
     @classmethod
     def open(cls, opening: Opening) -> Worker:
@@ -116,6 +119,9 @@ class Worker:
         Raises:
             ProbeError: the store is not seen, or has another identity than what is found here.
         """
+        from probe.engines.groups import rank
+        from probe.models.readout import find_readout
+        from probe.models.tensor_parallel import Ranks, own_device
         from probe.stages.preparation import manifest_of, planned_of, planner_of
         from probe.stages.resolution import resolve
         from probe.stages.running import capturer_of, facts_of, load_model, set_threads
@@ -125,26 +131,43 @@ class Worker:
         work = opening.read()
         study = Study.from_mapping(work["study"])
         study = replace(study, model=replace(study.model, device=work["device"]))
+        if (study.model.tensor_parallel or 1) > 1:
+            own_device(work["device"])
         resolved = replace(resolve(study), batch_size=work["batch_size"])
-        writer = open_guest(opening.store, manifest_of(resolved))
+        writer = open_guest(opening.store, manifest_of(resolved)) if rank() == 0 else None
         backend = load_model(resolved)
         set_threads(resolved)
-        facts = facts_of(resolved, backend, writer, tuple(work["label_tokens"]), strict=work["strict_numerics"])
-        writer.start_run({**facts, **work["told"], "host": socket.gethostname()})
+        label_tokens = tuple(work["label_tokens"])
+        if writer is not None:
+            facts = facts_of(resolved, backend, writer, label_tokens, strict=work["strict_numerics"])
+            writer.start_run({**facts, **work["told"], "host": socket.gethostname()})
+        else:
+            find_readout(backend, label_tokens)  # the first process does, and its forwards are those of all
         capturer = capturer_of(resolved, backend, allow_nonfinite=work["allow_nonfinite"])
         runner = ShardRunner(capturer, writer)
-        return cls(planner_of(resolved), planned_of(resolved), study.capture.keep_text, writer, runner)
+        ranks = Ranks(backend.facts.tensor_parallel, backend.facts.device)
+        return cls(planner_of(resolved), planned_of(resolved), study.capture.keep_text, writer, runner, ranks)
 
     def run(self, ticket: Ticket) -> Mapping[str, Any]:
         """Capture and commit what is left of a ticket's rows."""
-        jobs = [self._job(text, ticket.shard) for text in ticket.rows]
-        left = {row.cell.row_id for row in self.writer.follow(job.row for job in jobs)}
-        jobs = [job for job in jobs if job.row.cell.row_id in left]
+        jobs = self._left([self._job(text, ticket.shard) for text in ticket.rows])
         if not jobs:
             return {}
-        facts = self.runner.commit(self.runner.compute(jobs, lambda rows: None))
+        computed = self.runner.compute(jobs, lambda rows: None)
+        if self.ranks.count > 1:
+            self.ranks.require_same(computed.digest, f"shard {ticket.shard}")
+        if self.writer is None:
+            return {}
+        facts = self.runner.commit(computed)
         self.writer.pause_run()
         return facts
+
+    def _left(self, jobs: list[Job]) -> list[Job]:
+        """The jobs whose rows nobody has committed; of several processes the first one says so for all."""
+        rows = [] if self.writer is None else self.writer.follow(job.row for job in jobs)
+        left = {row.cell.row_id for row in rows}
+        wanted = self.ranks.first_says([job.row.cell.row_id in left for job in jobs])
+        return [job for job, run in zip(jobs, wanted, strict=True) if run]
 
     def _job(self, text: str, shard: int) -> Job:
         cell, prompt_sha = read_row(text)

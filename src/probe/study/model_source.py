@@ -22,8 +22,9 @@ def model_from(model: ModelSpec, source: Located, directory: Path) -> ModelSpec:
 
     Raises:
         StudyError: the revision stands twice or is empty, the chat template is neither ``plain``, a file nor Jinja, or
-            the model is to run elsewhere and cannot.
+            the model is to run elsewhere, or on several devices, and cannot.
     """
+    _check_spread(model, source)
     if model.remote is not False and model.backend != "nnsight":
         raise source.refusal(
             f"only nnsight runs a model elsewhere, and the backend is {model.backend!r}. "
@@ -50,6 +51,31 @@ def model_from(model: ModelSpec, source: Located, directory: Path) -> ModelSpec:
     if not name or not revision:
         raise source.refusal(f"a hub id is NAME@REVISION, found {model.id!r}. Write both or no '@'", "id")
     return replace(model, id=name, revision=revision)
+
+
+def _check_spread(model: ModelSpec, source: Located) -> None:
+    """Refuse what does not go with a model over several devices."""
+    asked = [key for key in ("device_map", "tensor_parallel") if getattr(model, key) is not None]
+    if not asked:
+        return
+    if len(asked) > 1:
+        raise source.refusal(
+            "`device_map` lays whole blocks on devices and `tensor_parallel` cuts every block, so a model is loaded in "
+            "one of these ways. Leave one out",
+            asked[1],
+        )
+    if model.backend != "hf":
+        raise source.refusal(
+            f"only the backend hf reads a model over several devices, and the backend is {model.backend!r}. "
+            f"Set `backend: hf`, or leave `{asked[0]}` out",
+            asked[0],
+        )
+    if model.device_map is not None and model.device != "auto":
+        raise source.refusal(
+            f"`device_map` chooses the devices itself, and `device` is {model.device!r}. Leave `device` out, and hide "
+            "devices with CUDA_VISIBLE_DEVICES",
+            "device",
+        )
 
 
 def _template(model: ModelSpec, source: Located, directory: Path) -> str | None:

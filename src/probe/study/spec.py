@@ -40,6 +40,9 @@ BACKENDS = ("hf", "transformer-lens", "nnsight")
 
 Placement = Literal["auto", "system", "user"]
 
+DeviceMap = Literal["auto", "balanced", "balanced_low_0", "sequential"]
+"""How accelerate fills several devices with a model's blocks (docs/scale.md)."""
+
 
 def _study_name(name: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
@@ -161,8 +164,10 @@ class ModelSpec:
     """Which model, and how it is loaded.
 
     ``id`` is ``organism`` (the embedded model), a local directory or a hub id, which may end in ``@revision``.
-    ``dtype: auto`` is float32 on the CPU and the checkpoint's own on an accelerator. ``chat_template`` replaces the
-    model's own: ``plain`` for a base model, or Jinja text (in a study file also the path of a ``.jinja`` file).
+    ``dtype: auto`` is float32 on the CPU and the checkpoint's own on an accelerator. ``device_map`` lays blocks on
+    all devices that there are, one after the other; ``tensor_parallel`` cuts each block into so many parts.
+    ``chat_template`` replaces the model's own: ``plain`` for a base model, or Jinja text (in a study file also the path
+    of a ``.jinja`` file).
     ``remote`` is where nnsight runs: here, on NDIF (``true``), or here by the way that leads there (``local``).
     """
 
@@ -177,6 +182,8 @@ class ModelSpec:
     attn_implementation: Name | None = None
     trust_remote_code: Flag = False
     chat_template: Text | None = None
+    device_map: DeviceMap | None = None
+    tensor_parallel: Annotated[Count, Ge(1)] | None = None
 
 
 @dataclass(frozen=True)
