@@ -16,6 +16,7 @@ answer, so that rows of one batch end at different steps. All of it is seeded by
 
 from __future__ import annotations
 
+import copy
 import tempfile
 import zlib
 from functools import cache
@@ -166,6 +167,15 @@ def build(name: str) -> tuple[Any, Any]:
         bos_token_id=tokenizer.bos_token_id, eos_token_id=list(END_IDS), pad_token_id=tokenizer.pad_token_id
     )
     return model.eval().requires_grad_(False), config
+
+
+@cache
+def double(name: str) -> Any:
+    """The same model in double precision, as far as its own code computes in it: what rounding is told from error."""
+    model = copy.deepcopy(build(name)[0]).double()
+    if hasattr(model.config.get_text_config(), "num_experts"):
+        model.set_experts_implementation("eager")  # the other kernels know no doubles
+    return model
 
 
 def _spread(model: Any) -> None:

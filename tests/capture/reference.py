@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tests.capture.architectures import build
+from tests.capture.architectures import build, double
 
 EditFunction = Callable[[Tensor], Tensor]
 
@@ -91,10 +91,17 @@ class _Taken:
 
 @torch.inference_mode()
 def states_of(
-    name: str, ids: Sequence[int], edits: Mapping[tuple[str, int], Sequence[EditFunction]] | None = None
+    name: str,
+    ids: Sequence[int],
+    edits: Mapping[tuple[str, int], Sequence[EditFunction]] | None = None,
+    *,
+    exact: bool = False,
 ) -> States:
-    """All streams and logits of one sequence; ``edits[stream, layer]`` are applied in order where their term passes."""
-    model, places = build(name)[0], PLACES[name]
+    """All streams and logits of one sequence; ``edits[stream, layer]`` are applied in order where their term passes.
+
+    ``exact``: in double precision.
+    """
+    model, places = double(name) if exact else build(name)[0], PLACES[name]
     blocks = model.get_submodule(places.blocks if places else _BLOCKS_OF_MAMBA)
     taken = _Taken(edits or {})
     with ExitStack() as hooks:

@@ -7,9 +7,11 @@ from itertools import product
 from unittest.mock import patch
 
 import pytest
+import torch
 
 from probe.capture import slots
 from probe.models.caches import SlotCache
+from probe.models.protocol import Forward
 from tests.capture import (
     architectures,
     matrix,
@@ -20,6 +22,8 @@ from tests.capture import (
     test_matrix_windows,
 )
 from tests.capture.architectures import ARCHITECTURES, KINDS, backend
+from tests.capture.matrix_forwards import against, judged_by_the_truth
+from tests.capture.reference import States
 
 FILES = (test_matrix_llamas, test_matrix_mixtures, test_matrix_parallel, test_matrix_windows)
 
@@ -144,3 +148,17 @@ def test_the_models_are_as_the_scenes_need_them() -> None:
     assert min(lengths) > architectures.WINDOW
     assert len(set(lengths)) > 1
     assert max(matrix_passes.LATE) + 70 <= architectures.CONTEXT
+
+
+def test_what_is_off_may_be_farther_from_the_truth_than_plain_transformers_by_the_limit_and_no_more() -> None:
+    """Three tokens of width 2: the truth, a reference that rounds, and what is held against it."""
+    truth = torch.ones(3, 2, dtype=torch.float64)
+
+    def judged(reference_off: float, got_off: float) -> bool:
+        wanted, exact = (States({("resid", 0): x}, torch.zeros(3, 5)) for x in (truth * (1 + reference_off), truth))
+        got = Forward(torch.zeros(1, 3, 5), {"resid": (truth * (1 + got_off))[None, None]}, {}, None)
+        every = [list(against("edit", got, 0, slice(None), one, slice(None))) for one in (wanted, exact)]
+        return all(each.ok for each in judged_by_the_truth(every[0], iter(every[1]), wanted, exact))
+
+    assert judged(3e-5, -2e-5) and judged(0, 9e-6)
+    assert not judged(3e-5, -5e-5) and not judged(0, 2e-5)
