@@ -17,7 +17,7 @@ _HOMES = {
     "LabelSpec": "probe.study",
     "new_study": "probe.study",
     "run": "probe.stages.api",
-    "CapturePolicy": "probe.stages.capture",
+    "CapturePolicy": "probe.stages.policy",
     "Engine": "probe.engines",
     "metrics": "probe.stages.api",
     "compare": "probe.stages.api",
@@ -77,13 +77,13 @@ if TYPE_CHECKING:
         variance_components,
         write_report,
     )
-    from probe.stages.capture import CapturePolicy
     from probe.stages.direction_files import load_directions, save_directions
     from probe.stages.directions import geometry_tables as geometry
     from probe.stages.directions import make_directions as directions
     from probe.stages.importing import Origin, import_store
     from probe.stages.lens import lens_tables as lens
     from probe.stages.patch import patch
+    from probe.stages.policy import CapturePolicy
     from probe.stages.probes import probe_store as probes
     from probe.stages.relate import relate
     from probe.stages.steer import prompt_against_steering as steer

@@ -19,7 +19,7 @@ from probe.values import ProbeError
 if TYPE_CHECKING:
     from probe.engines import Engine
     from probe.stages.analysis import Question
-    from probe.stages.capture import CapturePolicy
+    from probe.stages.policy import CapturePolicy
     from probe.stages.swap import SwapRequest
     from probe.study import Study
 
@@ -98,7 +98,7 @@ class StudyOptions:
     def policy(self, engine: Engine | None = None) -> CapturePolicy:
         """How the capture treats what it finds, and where it runs, by default in this process."""
         from probe.engines import Engine
-        from probe.stages.capture import CapturePolicy
+        from probe.stages.policy import CapturePolicy
         from probe.store import ON_CHANGED, Share
 
         known = {choice: choice for choice in ON_CHANGED}

@@ -18,7 +18,8 @@ from typing import Any
 
 from probe.engines import Engine, Ticket
 from probe.stages import elsewhere, preparation, workers
-from probe.stages.capture import CaptureOutcome, CapturePolicy, capture
+from probe.stages.capture import capture
+from probe.stages.policy import CaptureOutcome, CapturePolicy
 from probe.stages.workers import read_row
 from probe.study import Study
 from probe.values import ProbeError

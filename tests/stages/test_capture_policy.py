@@ -12,8 +12,9 @@ from typer.testing import CliRunner
 import probe
 from probe.capture import shards
 from probe.cli import app
-from probe.stages.capture import CapturePolicy, capture
+from probe.stages.capture import capture
 from probe.stages.numerics import what_moved
+from probe.stages.policy import CapturePolicy
 from probe.store import Share, StoreLock, open_store
 from probe.store.repair import repair
 from probe.study import Study

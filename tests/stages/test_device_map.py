@@ -17,8 +17,9 @@ from probe.engines import Engine
 from probe.models import find_model
 from probe.models.footprint import read_footprint
 from probe.stages import workers
-from probe.stages.capture import CapturePolicy, capture
+from probe.stages.capture import capture
 from probe.stages.elsewhere import device_of
+from probe.stages.policy import CapturePolicy
 from probe.store import Store, open_store
 from probe.study import Study
 from probe.values import ProbeError, StoreMismatch

@@ -15,8 +15,9 @@ import probe
 from probe.engines import Engine, RunRefused, Ticket
 from probe.engines.work import Crash, End, Receipt
 from probe.stages import workers
-from probe.stages.capture import CapturePolicy, capture
+from probe.stages.capture import capture
 from probe.stages.elsewhere import device_of
+from probe.stages.policy import CapturePolicy
 from probe.stages.workers import read_row
 from probe.store import Share, Store
 from probe.study import Study

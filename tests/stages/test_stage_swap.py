@@ -19,8 +19,8 @@ import probe
 from probe.cli import app
 from probe.mechanism.swap.paths import four_reads
 from probe.stages import preparation
-from probe.stages.capture import CapturePolicy
 from probe.stages.interrupts import Interrupted
+from probe.stages.policy import CapturePolicy
 from probe.stages.swap import SUFFIX, Swapped, SwapRequest, beside, capture_swap, swap_tables, text_swap
 from probe.stages.swap_reads import control, swap_reads
 from probe.stages.swap_texts import Author, mask_of, masked_tokens, persona_words

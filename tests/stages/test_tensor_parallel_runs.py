@@ -11,9 +11,10 @@ import pytest
 
 import probe
 from probe.engines import Engine, RunRefused
-from probe.stages.capture import CaptureOutcome, CapturePolicy, capture
+from probe.stages.capture import capture
 from probe.stages.direction_files import save_directions
 from probe.stages.elsewhere import device_of
+from probe.stages.policy import CaptureOutcome, CapturePolicy
 from probe.store import Store
 from probe.study import Study
 from probe.values import Direction, ModelError, ProbeError, Site, StoreMismatch

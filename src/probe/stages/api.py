@@ -18,9 +18,9 @@ from probe.stages.analysis import (
     shift_tables,
     study_of,
 )
-from probe.stages.capture import CapturePolicy
 from probe.stages.inside import look_inside
 from probe.stages.places import figures_path
+from probe.stages.policy import CapturePolicy
 from probe.stages.reporting import write_report as _write_report
 from probe.store import Store, open_store
 from probe.study import Study

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,9 +12,10 @@ from probe.engines.specs import Engine
 from probe.stages.absent_sites import Absent
 from probe.stages.costs import disk_bytes, free_bytes
 from probe.stages.places import store_path
+from probe.stages.policy import CaptureOutcome, CapturePolicy
 from probe.stages.running import capturer_of, load_model, notice, run_jobs
 from probe.stages.store_lock import clear, locked
-from probe.store import OnChanged, Share, StoreLock, StoreWriter, open_writer
+from probe.store import StoreLock, StoreWriter, open_writer
 from probe.store.files import size_text
 from probe.store.manifests import FILE as MANIFEST
 from probe.store.places import LocalPlace, Place
@@ -27,58 +28,6 @@ if TYPE_CHECKING:
     from probe.models.protocol import Backend
     from probe.stages.preparation import Preparation
     from probe.stages.resolution import Resolved
-
-
-@dataclass(frozen=True)
-class CapturePolicy:
-    """How a capture treats what it finds.
-
-    ``on_changed`` is what happens to cells whose text was edited under its id (see :class:`probe.store.OnChanged`).
-    ``share`` makes this one of several writers. ``allow_nonfinite`` stores rows with NaN or infinities, marked, which
-    otherwise fail. ``strict_numerics`` refuses to continue a store under other versions, devices or batch sizes.
-    ``retry_failed`` captures rows again that failed before, such as those that ran out of memory. ``engine`` is where
-    the shards run, by default in this process.
-    """
-
-    on_changed: OnChanged = "error"
-    share: Share | None = None
-    allow_nonfinite: bool = False
-    strict_numerics: bool = False
-    retry_failed: bool = False
-    engine: Engine = field(default_factory=Engine)
-
-    def of(self, study: Study) -> CapturePolicy:
-        """The same for the workers of a study: groups of processes where they hold its model together."""
-        return replace(self, engine=replace(self.engine, group=study.model.tensor_parallel or 1))
-
-    def tries_again(self, kind: str) -> bool:
-        """Whether rows that failed in this way are captured again."""
-        return self.retry_failed or (self.allow_nonfinite and kind == "NonFinite")
-
-
-@dataclass(frozen=True)
-class CaptureOutcome:
-    """How a capture ended: rows planned, committed (``resumed`` of them by earlier runs) and failed, and seconds.
-
-    ``left`` rows are still to be captured by this writer; where several share the store, the others' do not count.
-    ``absent`` counts the rows of this run that lack an answer site, by site and reason.
-    """
-
-    store: str | Path
-    planned: int
-    committed: int
-    resumed: int
-    failed: int
-    seconds: float = field(compare=False)
-    left: int = 0
-    share: Share | None = None
-    absent: Absent = field(default_factory=dict)
-
-    @property
-    def exit_status(self) -> int:
-        """0 where every row was captured (by one of several writers: all of its own, and no row failed), else 3."""
-        done = self.left == 0 and self.failed == 0 if self.share else self.committed == self.planned
-        return 0 if done else 3
 
 
 def capture(

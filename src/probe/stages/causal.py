@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from probe.stages.capture import CapturePolicy
 from probe.stages.inside import Inside
+from probe.stages.policy import CapturePolicy
 from probe.stages.terminal import say
 from probe.study import Study
 from probe.values import ProbeError

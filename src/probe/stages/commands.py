@@ -19,10 +19,10 @@ from probe.stages.analysis import (
     study_of,
 )
 from probe.stages.arms import arms_told
-from probe.stages.capture import CaptureOutcome
 from probe.stages.inside import Inside, look_inside
 from probe.stages.parsing import mixed_parsers, reread
 from probe.stages.places import figures_path
+from probe.stages.policy import CaptureOutcome
 from probe.stages.reporting import write_report
 from probe.stages.targets import TABLES, open_target, read_rankings, read_table
 from probe.stages.terminal import announce_capture, announce_files, say, show_metrics, show_shift

@@ -31,7 +31,7 @@ from probe.values import ProbeError
 
 if TYPE_CHECKING:
     from probe.capture import Job
-    from probe.stages.capture import CapturePolicy
+    from probe.stages.policy import CapturePolicy
     from probe.stages.preparation import Preparation
 
 

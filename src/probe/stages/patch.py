@@ -25,9 +25,9 @@ from probe.values.nearest import nearest
 
 if TYPE_CHECKING:
     from probe.models.protocol import Backend
-    from probe.stages.capture import CapturePolicy
     from probe.stages.inside import Inside
     from probe.stages.patch_plan import PatchPlan
+    from probe.stages.policy import CapturePolicy
     from probe.stages.resolution import Resolved
 
 Key = TypeVar("Key", bound=tuple[str, ...])

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from probe.stages.capture import CaptureOutcome, CapturePolicy, capture
+from probe.stages.capture import capture
 from probe.stages.places import figures_path
+from probe.stages.policy import CaptureOutcome, CapturePolicy
 from probe.study import Study
 from probe.values import ProbeError
 

@@ -20,7 +20,7 @@ from probe.values import ModelError, ProbeError, StoreError
 if TYPE_CHECKING:
     from probe.capture import Capturer, Job
     from probe.models.protocol import Backend
-    from probe.stages.capture import CapturePolicy
+    from probe.stages.policy import CapturePolicy
     from probe.stages.preparation import Preparation
     from probe.stages.resolution import Resolved
 

@@ -21,7 +21,7 @@ from probe.study import Study
 from probe.values import ProbeError, StoreError, sha256_of
 
 if TYPE_CHECKING:
-    from probe.stages.capture import CaptureOutcome, CapturePolicy
+    from probe.stages.policy import CaptureOutcome, CapturePolicy
     from probe.stages.steer_bench import Bench
     from probe.stages.steer_kept import KeptReads
     from probe.stages.steer_labels import LabelResult

@@ -20,7 +20,7 @@ from probe.study import Study
 from probe.values import ProbeError, StoreError
 
 if TYPE_CHECKING:
-    from probe.stages.capture import CaptureOutcome, CapturePolicy
+    from probe.stages.policy import CaptureOutcome, CapturePolicy
 
 SUFFIX = "-swap"
 """The reads lie beside the captures, in a store of their own: ``cache/<study name>-swap``."""

@@ -17,7 +17,7 @@ from probe.values.visible import visible
 
 if TYPE_CHECKING:
     from probe.stages.analysis import BehaviourTables
-    from probe.stages.capture import CaptureOutcome
+    from probe.stages.policy import CaptureOutcome
 
 WIDE = 110
 """Columns of the widest table: the width where output goes to a file or a pipe."""
