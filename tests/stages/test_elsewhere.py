@@ -22,7 +22,7 @@ from probe.stages.workers import read_row
 from probe.store import Share, Store
 from probe.study import Study
 from probe.values import ProbeError
-from tests.stages.worker_pools import TWO, work_here
+from tests.stages.worker_pools import TWO, content, work_here
 
 
 def study(**settings: Any) -> Study:
@@ -43,12 +43,6 @@ def study(**settings: Any) -> Study:
 
 def run(store: Path | str, engine: Engine = TWO, **settings: Any) -> Any:
     return capture(study(**settings), store=store, policy=CapturePolicy(engine=engine))
-
-
-def content(store: Path) -> dict[str, bytes]:
-    """Every byte of a store but the records of its runs."""
-    files = [file for file in store.rglob("*") if file.is_file() and file.name not in (".lock", "index.parquet")]
-    return {str(f.relative_to(store)): f.read_bytes() for f in files if f.parent.name != "runs"}
 
 
 @pytest.fixture(autouse=True)

@@ -19,7 +19,7 @@ from probe.stages.elsewhere import device_of
 from probe.store import Store
 from probe.study import Study
 from probe.values import ProbeError
-from tests.stages.worker_pools import TWO, work_here
+from tests.stages.worker_pools import TWO, content, work_here
 
 HOSTED = "someone/organism"
 
@@ -42,12 +42,6 @@ def study(model: dict[str, Any], **settings: Any) -> Study:
             **settings,
         }
     )
-
-
-def content(store: Path) -> dict[str, bytes]:
-    """Every byte of a store but the records of its runs."""
-    files = [file for file in store.rglob("*") if file.is_file() and file.name not in (".lock", "index.parquet")]
-    return {str(f.relative_to(store)): f.read_bytes() for f in files if f.parent.name != "runs"}
 
 
 @pytest.fixture(autouse=True)

@@ -20,8 +20,9 @@ from probe.cli import app
 from probe.mechanism.swap.paths import four_reads
 from probe.stages import preparation
 from probe.stages.interrupts import Interrupted
+from probe.stages.places import beside
 from probe.stages.policy import CapturePolicy
-from probe.stages.swap import SUFFIX, Swapped, SwapRequest, beside, capture_swap, swap_tables, text_swap
+from probe.stages.swap import SUFFIX, Swapped, SwapRequest, capture_swap, swap_tables, text_swap
 from probe.stages.swap_reads import control, swap_reads
 from probe.stages.swap_texts import Author, mask_of, masked_tokens, persona_words
 from probe.stages.terminal_swap import show_swap
@@ -277,7 +278,7 @@ def test_a_swap_that_was_interrupted_goes_on_to_the_same_reads(
     monkeypatch.setattr(probe.capture, "capture_shard", stopped)
     with pytest.raises(Interrupted, match="run the same command again to continue"):
         capture_swap(study, SwapRequest(all_pairs=True), store=tmp_path / "s")
-    saved = probe.open_store(beside(tmp_path / "s"), warn=False).coverage()
+    saved = probe.open_store(beside(tmp_path / "s", SUFFIX), warn=False).coverage()
     assert 0 < saved.committed < saved.planned
     monkeypatch.setattr(probe.capture, "capture_shard", whole)
     resumed = capture_swap(study, SwapRequest(all_pairs=True), store=tmp_path / "s")
@@ -293,7 +294,7 @@ def test_a_swap_that_was_interrupted_goes_on_to_the_same_reads(
 def test_drawn_answers_are_swapped_seed_by_seed(model: Path, tmp_path: Path) -> None:
     drawn = study_of(model, generation={"max_new_tokens": 40, "temperature": 0.01, "seeds": 2})
     tables = text_swap(drawn, store=tmp_path / "s", mask=False)
-    found = swap_reads(probe.open_store(beside(tmp_path / "s")))
+    found = swap_reads(probe.open_store(beside(tmp_path / "s", SUFFIX)))
     assert set(found["seed"]) == {1, 2}
     assert tables.control["same"].all()
     assert tables.control.set_index("persona")["rows"]["physician"] == 8

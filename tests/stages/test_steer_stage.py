@@ -15,7 +15,8 @@ import pytest
 from probe.cli_steering import SteerOptions
 from probe.mechanism.steering.dose import EqualDose
 from probe.stages.capture import capture
-from probe.stages.steer import arm_metrics, beside, label_results, prompt_against_steering
+from probe.stages.places import beside, folder_beside
+from probe.stages.steer import arm_metrics, label_results, prompt_against_steering
 from probe.stages.steer_answers import stated_tables, written_arms, written_costs
 from probe.stages.steer_bench import Bench, Dosed, Push
 from probe.stages.steer_labels import LabelResult
@@ -226,6 +227,9 @@ def test_the_options_are_the_request_and_layers_are_whole_numbers() -> None:
 def test_stores_lie_beside_their_source() -> None:
     assert beside(Path("cache/x"), "-steer") == Path("cache/x-steer")
     assert beside("s3://b/x/", "-steer") == "s3://b/x-steer"
+    for path in (Path("mine/x"), "mine/x", "mine/x/"):
+        assert folder_beside(path, "-steer-reads", "study") == Path("mine/x-steer-reads")
+    assert folder_beside("s3://b/x", "-steer-reads", "study") == Path("cache/study-steer-reads")
 
 
 def test_the_experiment_has_at_most_80_lines_and_its_study_loads() -> None:

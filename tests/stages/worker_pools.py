@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -52,3 +53,9 @@ def work_here(monkeypatch: pytest.MonkeyPatch, hook: Hook = lambda ticket, attem
 
     monkeypatch.setattr("probe.stages.elsewhere.open_pool", open_here)
     return pools
+
+
+def content(store: Path) -> dict[str, bytes]:
+    """Every byte of a store but the records of its runs."""
+    files = [file for file in store.rglob("*") if file.is_file() and file.name not in (".lock", "index.parquet")]
+    return {str(f.relative_to(store)): f.read_bytes() for f in files if f.parent.name != "runs"}

@@ -11,16 +11,14 @@ from __future__ import annotations
 import json
 import os
 import queue
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
-from probe.engines.processes import how_it_ended, module_path
+from probe.engines.processes import how_it_ended, start_serving, tell
 from probe.engines.serving import ENDED_BY_ITSELF
 from probe.engines.work import Crash, End, Receipt, Ticket, Work, read_end, told
 from probe.values import ProbeError, StoreError
@@ -90,7 +88,7 @@ class Group:
     def run(self, ticket: Ticket) -> Mapping[str, Any]:
         """See :func:`run_together`."""
         for other in self._others:
-            other.send(ticket.text)
+            tell(other.process, ticket.text)
         try:
             facts = self._work.run(ticket)
         except Exception as error:
@@ -120,20 +118,8 @@ class _Other:
         self._name = f"process {k} of the group"
         self._ends: queue.SimpleQueue[End | None] = queue.SimpleQueue()
         self.trouble = ""
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "probe.engines.serving"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": module_path(), **variables},
-        )
-        self.send(json.dumps([work.task, work.opening]))
+        self.process = start_serving(work, variables)
         threading.Thread(target=self._listen, daemon=True).start()
-
-    def send(self, text: str) -> None:
-        assert self.process.stdin is not None
-        with suppress(BrokenPipeError):  # it died; the end of its answers says so
-            self.process.stdin.write(f"{text}\n".encode())
-            self.process.stdin.flush()
 
     def require_receipt(self) -> None:
         """Wait until this process has done the ticket, too.

@@ -27,10 +27,7 @@ class _Process:
     heard: bytearray = field(default_factory=bytearray)
 
     def send(self, text: str) -> None:
-        assert self.process.stdin is not None
-        with suppress(BrokenPipeError):  # it died; the end of its answers says so
-            self.process.stdin.write(f"{text}\n".encode())
-            self.process.stdin.flush()
+        tell(self.process, text)
 
 
 class Processes:
@@ -94,16 +91,10 @@ class Processes:
         self._selector.close()
 
     def _start(self, place: int) -> _Process:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "probe.engines.serving"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": module_path(), **self._environments[place]},
-        )
+        process = start_serving(self._work, self._environments[place])
         found = self._places[place] = _Process(process)
         assert process.stdout is not None
         self._selector.register(process.stdout, selectors.EVENT_READ, place)
-        found.send(json.dumps([self._work.task, self._work.opening]))
         return found
 
     def _bury(self, place: int) -> int:
@@ -139,7 +130,27 @@ def environments(workers: int, *, gpus: float, cpus: int | None, devices: int, g
     return found
 
 
-def module_path() -> str:
+def start_serving(work: Work, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """A process that has been told its work and takes tickets; ``environment`` is in what its own differs."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "probe.engines.serving"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": _module_path(), **environment},
+    )
+    tell(process, json.dumps([work.task, work.opening]))
+    return process
+
+
+def tell(process: subprocess.Popen[bytes], text: str) -> None:
+    """Send one line to such a process."""
+    assert process.stdin is not None
+    with suppress(BrokenPipeError):  # it died; the end of its answers says so
+        process.stdin.write(f"{text}\n".encode())
+        process.stdin.flush()
+
+
+def _module_path() -> str:
     """Where modules are found, the package that runs here first: workers run the same code."""
     return os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])])
 

@@ -57,13 +57,8 @@ class Edit:
         """The same edit with its arrays on a device: of a model over several, a block's own."""
         if self.where.device == device:
             return self
-        moved: dict[str, Any] = {}
-        for name in (field.name for field in fields(self)):
-            value = getattr(self, name)
-            if isinstance(value, Tensor):
-                moved[name] = value.to(device)
-            elif isinstance(value, Edit):
-                moved[name] = value.on(device)
+        own = {field.name: getattr(self, field.name) for field in fields(self)}
+        moved: dict[str, Any] = {name: each.to(device) for name, each in own.items() if isinstance(each, Tensor)}
         return replace(self, **moved)
 
     @property

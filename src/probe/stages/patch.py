@@ -17,7 +17,7 @@ from probe.mechanism.patching.reads import LATENT, STATED, patch_reads
 from probe.stages.interrupts import Interrupted, terminable
 from probe.stages.patch_parts import SUFFIX, PatchFolder, Record
 from probe.stages.patch_request import PatchRequest
-from probe.stages.places import figures_path, store_path
+from probe.stages.places import figures_path, folder_beside, store_path
 from probe.store import open_store
 from probe.study import Study
 from probe.values import ProbeError, sha256_of
@@ -191,8 +191,7 @@ def _run(folder: PatchFolder, plan: PatchPlan, asked: PatchRequest, resolved: Re
 
 def patch_path(study: Study, store: str | Path | None = None) -> Path:
     """Where the parts of a study lie: beside the store of its captures, ``cache/<study name>-patch`` by default."""
-    path = store_path(study, store)
-    return Path("cache") / f"{study.name}{SUFFIX}" if isinstance(path, str) else path.with_name(path.name + SUFFIX)
+    return folder_beside(store_path(study, store), SUFFIX, study.name)
 
 
 def patch_tables(folder: PatchFolder) -> PatchTables:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from probe.store.files import refusal, write_durably
+from probe.store.files import write_result
 from probe.values import ProbeError
 
 SUFFIX = "-patch"
@@ -57,12 +57,12 @@ class PatchFolder:
         """
         buffer = io.BytesIO()
         reads.to_parquet(buffer, index=False)
-        self._write(self._part(key), buffer.getvalue())
+        write_result(self._part(key), [buffer.getvalue()])
 
     def record(self, told: Record) -> None:
         """Say what the folder is of, before the first part is run."""
         text = json.dumps({"format": FORMAT} | vars(told), indent=1, ensure_ascii=False, allow_nan=False)
-        self._write(self.path / FILE, text.encode())
+        write_result(self.path / FILE, [text.encode()])
 
     def read_record(self) -> Record:
         """What the folder is of.
@@ -111,10 +111,3 @@ class PatchFolder:
 
     def _part(self, key: str) -> Path:
         return self.path / PARTS / f"{key}.parquet"
-
-    def _write(self, file: Path, content: bytes) -> None:
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            write_durably(file, [content], temp_dir=file.parent, replace=True)
-        except OSError as error:
-            raise refusal(error, str(file), len(content), 0) from error

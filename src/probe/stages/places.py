@@ -13,6 +13,18 @@ def store_path(study: Study, store: str | Path | None = None) -> str | Path:
     return store if store is not None else Path("cache") / study.name
 
 
+def beside(path: str | Path, suffix: str) -> str | Path:
+    """Where a store lies that belongs to another one."""
+    return f"{path.rstrip('/')}{suffix}" if isinstance(path, str) else path.with_name(path.name + suffix)
+
+
+def folder_beside(path: str | Path, suffix: str, name: str) -> Path:
+    """A folder of this machine that belongs to a store: beside it, or ``cache/<name>...`` where that is a URL."""
+    if isinstance(path, str) and "://" in path:
+        return Path("cache") / f"{name}{suffix}"
+    return Path(beside(path, suffix))
+
+
 def figures_path(name: str, out: Path | None) -> Path:
     """Where a study's tables, figures and report go: ``figures/<name>`` unless told otherwise.
 

@@ -15,7 +15,7 @@ from probe.mechanism.steering.controls import RANDOM
 from probe.mechanism.steering.costs import cost_table
 from probe.stages.analysis import save_tables
 from probe.stages.interrupts import Interrupted, terminable
-from probe.stages.places import figures_path, store_path
+from probe.stages.places import beside, figures_path, folder_beside, store_path
 from probe.store import Store, open_store
 from probe.study import Study
 from probe.values import ProbeError, StoreError, sha256_of
@@ -137,12 +137,11 @@ def _label_reads(
 
 
 def kept_reads(scene: Scene, path: str | Path) -> KeptReads:
-    """Where the label reads of a scene are kept: beside the store of its captures, in ``cache/`` if that is a URL."""
+    """Where the label reads of a scene are kept, beside the store of its captures."""
     from probe.stages.resolution import model_identity
     from probe.stages.steer_kept import SUFFIX, KeptReads
 
-    local = Path("cache") / scene.study.name if isinstance(path, str) else path
-    return KeptReads(local.with_name(local.name + SUFFIX), sha256_of(model_identity(scene.resolved)))
+    return KeptReads(folder_beside(path, SUFFIX, scene.study.name), sha256_of(model_identity(scene.resolved)))
 
 
 def label_results(bench: Bench) -> tuple[dict[str, LabelResult], tuple[str, ...]]:
@@ -233,11 +232,6 @@ def arm_metrics(answers: Store) -> pd.DataFrame:
     kept = table[~table["intervention"].isin(drawn)].reset_index(drop=True)
     kept.attrs = table.attrs
     return behaviour.metrics(behaviour.arms(kept))
-
-
-def beside(path: str | Path, suffix: str) -> str | Path:
-    """Where a store lies that belongs to another one."""
-    return f"{path.rstrip('/')}{suffix}" if isinstance(path, str) else path.with_name(path.name + suffix)
 
 
 def run_steer(

@@ -10,7 +10,7 @@ from safetensors.numpy import load, save
 
 from probe.capture import PassInput
 from probe.stages.steer_reads import Reads, SweepOrder
-from probe.store.files import refusal, write_durably
+from probe.store.files import write_result
 from probe.values import sha256_of
 
 SUFFIX = "-steer-reads"
@@ -51,13 +51,8 @@ class KeptReads:
         """
         if len(order.points) > 1:
             return
-        file, content = self._file(order), save(reads.arrays())
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            digest = hashlib.sha256(content).digest()
-            write_durably(file, [digest, content], temp_dir=file.parent, replace=True)
-        except OSError as error:
-            raise refusal(error, str(file), len(content), 0) from error
+        content = save(reads.arrays())
+        write_result(self._file(order), [hashlib.sha256(content).digest(), content])
 
     def clear(self) -> None:
         """Remove the reads, and nothing else that may lie in the folder."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
@@ -18,7 +18,6 @@ Edits = tuple[Intervention, ...]
 
 PART_ROWS = 16
 """So many rows, under all of their arms, are read and kept together."""
-
 
 _CASE_AXIS = {"logp": 1, "entropy": 1, "kl": 1, "dose": 1, "kl_to": 1, "resid": 2}
 
@@ -43,12 +42,12 @@ class Reads:
         """One arm as the estimators take it; ``kl`` and ``to_prompted`` are the sweep's own unless told."""
         nothing = np.full(self.kl.shape[1], np.nan)
         to = self.kl_to[number, :, 0] if self.kl_to.shape[2] else nothing
-        fields = {"kl": self.kl[number], "to_prompted": to} | told
-        return Arm(kind, name, self.logp[number], self.entropy[number], **fields)
+        known = {"kl": self.kl[number], "to_prompted": to} | told
+        return Arm(kind, name, self.logp[number], self.entropy[number], **known)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The arrays by their names."""
-        return {each.name: getattr(self, each.name) for each in fields(self)}
+        return {name: getattr(self, name) for name in _CASE_AXIS}
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,5 +79,5 @@ class SweepOrder:
 
 def joined(parts: Sequence[Reads]) -> Reads:
     """The reads of some parts, in their order."""
-    first, *_ = (part.arrays() for part in parts)
-    return Reads(**{name: np.concatenate([part.arrays()[name] for part in parts], _CASE_AXIS[name]) for name in first})
+    axes = _CASE_AXIS.items()
+    return Reads(**{name: np.concatenate([getattr(part, name) for part in parts], axis) for name, axis in axes})

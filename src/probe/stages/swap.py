@@ -13,7 +13,7 @@ from probe.mechanism.relation.verdicts import MARGIN
 from probe.mechanism.swap.listener import confusion, identifiability, parroting
 from probe.mechanism.swap.paths import path_effects, path_verdicts
 from probe.stages.analysis import save_tables
-from probe.stages.places import figures_path, store_path
+from probe.stages.places import beside, figures_path, store_path
 from probe.stages.swap_reads import control, left_out, swap_reads
 from probe.store import Store, open_store
 from probe.study import Study
@@ -102,7 +102,7 @@ def capture_swap(
     words = persona_words(study, asked.words) if asked.mask else ()
     mask = mask_of(tokenizer, words) if words else None
     texts = texts_to_swap(source, study, tokenizer, all_pairs=asked.all_pairs, mask=mask)
-    outcome = capture(swap_study(study, texts), store=beside(path), fresh=fresh, policy=policy)
+    outcome = capture(swap_study(study, texts), store=beside(path, SUFFIX), fresh=fresh, policy=policy)
     return Swapped(open_store(outcome.store, warn=False), outcome, words)
 
 
@@ -126,11 +126,6 @@ def swap_tables(
         control=pd.DataFrame() if source is None else control(reads, source),
         elsewhere=int(reads.attrs["elsewhere"]),
     )
-
-
-def beside(path: str | Path) -> str | Path:
-    """Where the reads of a store's texts lie."""
-    return f"{path.rstrip('/')}{SUFFIX}" if isinstance(path, str) else path.with_name(path.name + SUFFIX)
 
 
 def run_swap(

@@ -84,6 +84,20 @@ def fsync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
+def write_result(file: Path, parts: Iterable[Bytes]) -> None:
+    """Write a file that belongs to no store, with the folders above it, durably; it may replace one.
+
+    Raises:
+        StoreError: the system refused to write it.
+    """
+    whole = list(parts)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_durably(file, whole, temp_dir=file.parent, replace=True)
+    except OSError as error:
+        raise refusal(error, str(file), sum(map(len, whole)), 0) from error
+
+
 def refusal(error: OSError, where: str, needed: int, safe_rows: int) -> StoreError:
     """The sentence for a write that the system refused: ``DiskFull`` where space ran out.
 
